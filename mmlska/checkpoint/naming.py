@@ -1,0 +1,106 @@
+"""Names of the same weights in other codebases.
+
+Our names are those of mmpretrain's VAN, and for the four convolutions of LSKA those of the official
+classification code, so a scheme is told by the few names in which it differs.
+"""
+
+import re
+from collections.abc import Mapping, MutableMapping
+
+# (pattern in a foreign key, replacement) for the official LSKA code (classification, detection and
+# segmentation) and the original VAN code. No pattern matches a key of ours.
+TO_MMLSKA = [
+    (r'\bblock(\d+)\.', r'blocks\1.'),
+    (r'\b(patch_embed\d+)\.proj\.', r'\1.projection.'),
+    (r'\bmlp\.dwconv\.dwconv\.', 'mlp.dwconv.'),
+    (r'\bDW_conv_([hv])\.', r'conv0\1.'),
+    (r'\bDW_D_conv_([hv])\.', r'conv_spatial_\1.'),
+]
+
+# Naming schemes that weights can be written in, as replacements in a key of ours.
+NAMINGS = {
+    'mmlska': [],
+    'mmpretrain': [(r'^', 'backbone.')],
+    'official': [
+        (r'\bblocks(\d+)\.', r'block\1.'),
+        (r'\b(patch_embed\d+)\.projection\.', r'\1.proj.'),
+        (r'\bmlp\.dwconv\.', 'mlp.dwconv.dwconv.'),
+    ],
+    'official-detection': [
+        (r'\bconv0([hv])\.', r'DW_conv_\1.'),
+        (r'\bconv_spatial_([hv])\.', r'DW_D_conv_\1.'),
+    ],
+}
+
+VAN_KEY = re.compile(
+    r'patch_embed\d+\.(projection|norm)\.\w+'
+    r'|blocks\d+\.\d+\.(layer_scale_[12]|norm[12]\.\w+|attn\.proj_[12]\.\w+'
+    r'|attn\.spatial_gating_unit\.[\w.]+|mlp\.(fc1|dwconv|fc2)\.\w+|after_(attention|ffn)\.[\w.]+)'
+    r'|norm\d+\.\w+|after_stage\d+\.[\w.]+'
+)
+HEAD_KEY = re.compile(r'head\.[\w.]+')
+
+
+def _replace(key: str, rules: list[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def canonical(key: str) -> str:
+    """The name that mmlska gives to a weight of another codebase."""
+    return _replace(key, TO_MMLSKA)
+
+
+def rename_keys(state_dict: MutableMapping, prefix: str = '') -> None:
+    """Give the weights under ``prefix`` our names, in place and in their order.
+
+    Raises:
+        KeyError: If two names stand for the same weight.
+    """
+    renamed = {}
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        name = prefix + canonical(key[len(prefix) :])
+        if name in renamed:
+            raise KeyError(f'the checkpoint holds {name!r} twice, once as {key!r}')
+        renamed[name] = state_dict.pop(key)
+    state_dict.update(renamed)
+
+
+def to_mmlska(state_dict: Mapping) -> dict:
+    """A copy of the weights under our names; the inverse of :func:`to_naming`."""
+    renamed = dict(state_dict)
+    rename_keys(renamed)
+    return renamed
+
+
+def to_naming(state_dict: Mapping, naming: str) -> dict:
+    """A copy of weights under our names with the names of another codebase.
+
+    Args:
+        state_dict (Mapping): Weights under our names.
+        naming (str): 'mmlska', 'mmpretrain', 'official' (the classification code of VAN and LSKA)
+            or 'official-detection' (its detection and segmentation code).
+
+    Raises:
+        ValueError: If the naming is unknown.
+    """
+    if naming not in NAMINGS:
+        raise ValueError(f'naming {naming!r} is unknown: allowed are {", ".join(NAMINGS)}')
+    return {_replace(key, NAMINGS[naming]): value for key, value in state_dict.items()}
+
+
+def recognise_naming(keys: list[str]) -> str | None:
+    """The codebase whose names the keys of a bare VAN are; None for any other model.
+
+    Weights that several codebases name alike go by the first of them: mmpretrain's LKA names are
+    ours.
+    """
+    backbone = [key for key in keys if not HEAD_KEY.fullmatch(key)]
+    if not backbone or not all(VAN_KEY.fullmatch(canonical(key)) for key in backbone):
+        return None
+    if any(re.match(r'block\d+\.', key) for key in backbone):
+        return 'official classification'
+    if any('.DW_conv_h.' in key for key in backbone):
+        return 'official detection'
+    return 'mmlska'

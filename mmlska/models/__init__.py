@@ -1,0 +1,2 @@
+from .backbones import *  # noqa: F403
+from .layers import *  # noqa: F403

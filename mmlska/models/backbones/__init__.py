@@ -1,0 +1,3 @@
+from .van import VAN
+
+__all__ = ['VAN']

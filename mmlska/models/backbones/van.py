@@ -1,0 +1,493 @@
+"""VAN with any attention of the large-kernel family.
+
+Sources: "Visual Attention Network" (arXiv 2202.09741) and "Large Separable Kernel Attention"
+(arXiv 2309.01439).
+"""
+
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks.drop import DropPath
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mmlska.checkpoint import WholeLoading
+from mmlska.checkpoint.van_weights import Trait, describe_van
+from mmlska.models.layers import ConvFFN
+from mmlska.models.layers.build import build_layer
+from mmlska.models.layers.weight_init import init_convs
+from mmlska.registry import MODELS
+
+WIDE = [64, 128, 320, 512]
+ARCHS = {
+    ('tiny', 't', 'b0'): dict(embed_dims=[32, 64, 160, 256], depths=[3, 3, 5, 2]),
+    ('small', 's', 'b1'): dict(embed_dims=WIDE, depths=[2, 2, 4, 2]),
+    ('base', 'b', 'b2'): dict(embed_dims=WIDE, depths=[3, 3, 12, 3]),
+    ('large', 'l', 'b3'): dict(embed_dims=WIDE, depths=[3, 5, 27, 3]),
+    ('b4',): dict(embed_dims=WIDE, depths=[3, 6, 40, 3]),
+    ('b5',): dict(embed_dims=[96, 192, 480, 768], depths=[3, 3, 24, 3]),
+    ('b6',): dict(embed_dims=[96, 192, 384, 768], depths=[6, 6, 90, 6]),
+}
+FFN_RATIOS = [8, 8, 4, 4]
+BLOCK_POSITIONS = ('after_attention', 'after_ffn')
+PLUGIN_POSITIONS = (*BLOCK_POSITIONS, 'after_stage')
+
+
+class ArchError(ValueError, AssertionError):
+    """An architecture that VAN does not have.
+
+    Also an AssertionError, as mmpretrain's VAN raises, so that code written for either catches it.
+    """
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patch embedding: a strided convolution and a norm.
+
+    Args:
+        in_channels (int): Channels of the input map.
+        embed_dims (int): Channels of the output map.
+        patch_size (int): Odd kernel size; the stride is ``patch_size // 2 + 1``.
+        norm_cfg (dict): Config of the norm.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, patch_size: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(
+            in_channels, embed_dims, patch_size, patch_size // 2 + 1, patch_size // 2
+        )
+        self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
+        init_convs(self.projection)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(N, C_in, H, W)`` to ``(N, C_out, ceil(H / stride), ceil(W / stride))``."""
+        return self.norm(self.projection(x))
+
+
+class SpatialAttention(nn.Module):
+    """``x + proj_2(gate(act(proj_1(x))))``, the attention branch of a VAN block.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        attention (dict): Config of the gate, an attention layer.
+        act_cfg (dict): Config of the activation.
+    """
+
+    def __init__(self, in_channels: int, attention: dict, act_cfg: dict) -> None:
+        super().__init__()
+        self.proj_1 = nn.Conv2d(in_channels, in_channels, 1)
+        self.activation = build_activation_layer(act_cfg)
+        self.spatial_gating_unit = build_layer(attention, in_channels)
+        self.proj_2 = nn.Conv2d(in_channels, in_channels, 1)
+        init_convs(self.proj_1, self.proj_2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        return x + self.proj_2(self.spatial_gating_unit(self.activation(self.proj_1(x))))
+
+
+class VANBlock(nn.Module):
+    """A block of VAN: attention and convolutional FFN, each normalised, scaled and residual.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        ffn_ratio (float): Hidden channels of the FFN, in multiples of ``in_channels``.
+        attention (dict): Config of the attention layer.
+        norm_cfg (dict): Config of the two norms.
+        act_cfg (dict): Config of the activations.
+        drop_rate (float): Dropout in the FFN. Defaults to 0.
+        drop_path_rate (float): Stochastic depth of both branches. Defaults to 0.
+        layer_scale_init_value (float): Start of the layer scales; 0 builds none. Defaults to 1e-2.
+        plugins (dict[str, list[dict]], optional): Configs of the layers that act on the outputs of
+            the branches, by position. Defaults to None.
+        with_cp (bool): Recompute activations in the backward pass. Defaults to False.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        ffn_ratio: float,
+        attention: dict,
+        norm_cfg: dict,
+        act_cfg: dict,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-2,
+        plugins: dict[str, list[dict]] | None = None,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        plugins = plugins or {}
+        self.out_channels = in_channels
+        self.with_cp = with_cp
+        self.norm1 = build_norm_layer(norm_cfg, in_channels)[1]
+        self.attn = SpatialAttention(in_channels, attention, act_cfg)
+        self.after_attention = build_plugins(plugins.get('after_attention', []), in_channels)
+        self.norm2 = build_norm_layer(norm_cfg, in_channels)[1]
+        self.mlp = ConvFFN(in_channels, int(in_channels * ffn_ratio), act_cfg, drop_rate)
+        self.after_ffn = build_plugins(plugins.get('after_ffn', []), in_channels)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+        self.layer_scale_1 = self._layer_scale(layer_scale_init_value)
+        self.layer_scale_2 = self._layer_scale(layer_scale_init_value)
+
+    def _layer_scale(self, init_value: float) -> nn.Parameter | None:
+        if init_value == 0:
+            return None
+        return nn.Parameter(init_value * torch.ones(self.out_channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = self.after_attention(self.attn(self.norm1(x)))
+        x = x + self.drop_path(scale_channels(branch, self.layer_scale_1))
+        branch = self.after_ffn(self.mlp(self.norm2(x)))
+        return x + self.drop_path(scale_channels(branch, self.layer_scale_2))
+
+
+def scale_channels(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """Multiply a map ``(N, C, H, W)`` by one factor a channel; None leaves it as it is."""
+    return x if scale is None else x * scale[:, None, None]
+
+
+def normalize_stage(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Apply a stage's norm to a map ``(N, C, H, W)``; LayerNorm acts over the channels."""
+    if not isinstance(norm, nn.LayerNorm):
+        return norm(x)
+    x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    # mmcv's RoIAlign on the CPU reads any other layout wrongly, and says nothing.
+    return x.contiguous()
+
+
+def build_plugins(cfgs: Sequence[dict], in_channels: int) -> nn.Sequential:
+    """Build plugin layers that run one after the other, named as mmdet's ResNet names them.
+
+    Args:
+        cfgs (Sequence[dict]): Configs of the layers; ``postfix`` is appended to the name.
+        in_channels (int): Channels of the map.
+
+    Returns:
+        nn.Sequential: The layers under the names ``_abbr_ + postfix``; empty without configs.
+
+    Raises:
+        ValueError: If two layers would bear the same name.
+    """
+    layers = OrderedDict()
+    for cfg in cfgs:
+        options = dict(cfg)
+        postfix = options.pop('postfix', '')
+        layer = build_layer(options, in_channels)
+        name = f'{getattr(layer, "_abbr_", type(layer).__name__.lower())}{postfix}'
+        if name in layers:
+            raise ValueError(
+                f'two plugins at one position are both named {name!r}; '
+                "give one of them another 'postfix' in its cfg"
+            )
+        layers[name] = layer
+    return nn.Sequential(layers)
+
+
+@MODELS.register_module()
+class VAN(WholeLoading, BaseModule):
+    """Visual Attention Network with LSKA, LKA or any other attention layer.
+
+    Args:
+        arch (str | dict): 'tiny', 'small', 'base', 'large' (short 't', 's', 'b', 'l'; VAN's own
+            'b0' to 'b3'), 'b4', 'b5', 'b6', or a dict with the lists ``embed_dims``, ``depths`` and
+            ``ffn_ratios``, one entry a stage. Defaults to 'tiny'.
+        attention (dict): Config of the attention layer of every block.
+            Defaults to ``dict(type='LSKA', kernel_size=23)``.
+        in_channels (int): Channels of the image. Defaults to 3.
+        drop_rate (float): Dropout in the FFNs. Defaults to 0.
+        drop_path_rate (float): Stochastic depth of the last block; it grows linearly from 0 at the
+            first. Defaults to 0.
+        out_indices (Sequence[int] | int): Stages whose maps are returned, in increasing order.
+            Stages beyond the last one are not built. Defaults to ``(0, 1, 2, 3)``.
+        frozen_stages (int): Stages up to this index neither train nor update statistics; -1 freezes
+            none. Defaults to -1.
+        norm_eval (bool): Keep BatchNorm layers in evaluation mode. Defaults to False.
+        norm_cfg (dict): Config of the norms in blocks and patch embeddings.
+            Defaults to ``dict(type='BN')``.
+        act_cfg (dict): Config of the activations. Defaults to ``dict(type='GELU')``.
+        stage_norm_cfg (dict): Config of the norm at the end of each stage. The official
+            classification code has eps 1e-6, its detection and segmentation copies 1e-5.
+            Defaults to ``dict(type='LN', eps=1e-6)``.
+        layer_scale_init_value (float): Start of the layer scales; 0 builds none. Defaults to 1e-2.
+        plugins (list[dict], optional): Attention layers to add, by the convention of mmdet's
+            ResNet: each a dict with ``cfg`` (config of the layer), ``stages`` (a bool for each
+            stage; default all) and ``position``: 'after_attention' or 'after_ffn' (output of that
+            branch of each block, before layer scale and residual sum) or 'after_stage' (default;
+            the map that leaves the stage). Defaults to None.
+        with_cp (bool): Recompute the activations of the blocks in the backward pass to save memory.
+            Defaults to False.
+        init_cfg (dict | list[dict], optional): mmengine's initialisation config. None keeps the
+            initialisation of the official classification code. Defaults to None.
+        patch_sizes (Sequence[int]): Odd kernel size of each patch embedding; the stride is
+            ``patch_size // 2 + 1``. Defaults to ``(7, 3, 3, 3)``.
+
+    Raises:
+        ValueError: If ``arch`` is unknown or malformed, or if an index, rate or plugin is not
+            possible. The message names what is allowed.
+
+    Example:
+        >>> import torch
+        >>> from mmlska.models import VAN
+        >>> model = VAN('tiny', attention=dict(type='LSKA', kernel_size=35))
+        >>> [tuple(out.shape) for out in model(torch.rand(1, 3, 64, 96))]
+        [(1, 32, 16, 24), (1, 64, 8, 12), (1, 160, 4, 6), (1, 256, 2, 3)]
+    """
+
+    arch_zoo = {
+        name: dict(settings, ffn_ratios=FFN_RATIOS)
+        for names, settings in ARCHS.items()
+        for name in names
+    }
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        attention: dict = dict(type='LSKA', kernel_size=23),
+        in_channels: int = 3,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] | int = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: dict = dict(type='BN'),
+        act_cfg: dict = dict(type='GELU'),
+        stage_norm_cfg: dict = dict(type='LN', eps=1e-6),
+        layer_scale_init_value: float = 1e-2,
+        plugins: list[dict] | None = None,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+        patch_sizes: Sequence[int] = (7, 3, 3, 3),
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.arch_settings = resolve_arch(arch, self.arch_zoo)
+        self.embed_dims = self.arch_settings['embed_dims']
+        self.depths = self.arch_settings['depths']
+        self.ffn_ratios = self.arch_settings['ffn_ratios']
+        _check_patch_sizes(patch_sizes, len(self.depths))
+        _check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+        self.out_indices = resolve_out_indices(out_indices, len(self.depths))
+        self.num_stages = self.out_indices[-1] + 1
+        self.frozen_stages = _check_frozen_stages(frozen_stages, self.num_stages)
+        self.norm_eval = norm_eval
+        stage_plugins = sort_plugins(plugins, len(self.depths))
+
+        drop_path_rates = torch.linspace(0, drop_path_rate, sum(self.depths)).tolist()
+        for i in range(self.num_stages):
+            dims = self.embed_dims[i]
+            stage_in = in_channels if i == 0 else self.embed_dims[i - 1]
+            start = sum(self.depths[:i])
+            blocks = [
+                VANBlock(
+                    dims,
+                    self.ffn_ratios[i],
+                    attention,
+                    norm_cfg,
+                    act_cfg,
+                    drop_rate=drop_rate,
+                    drop_path_rate=rate,
+                    layer_scale_init_value=layer_scale_init_value,
+                    plugins=stage_plugins[i],
+                    with_cp=with_cp,
+                )
+                for rate in drop_path_rates[start : start + self.depths[i]]
+            ]
+            patch_embed = PatchEmbed(stage_in, dims, patch_sizes[i], norm_cfg)
+            self.add_module(f'patch_embed{i + 1}', patch_embed)
+            self.add_module(f'blocks{i + 1}', nn.ModuleList(blocks))
+            self.add_module(f'norm{i + 1}', build_norm_layer(stage_norm_cfg, dims)[1])
+            after_stage = build_plugins(stage_plugins[i]['after_stage'], dims)
+            self.add_module(f'after_stage{i + 1}', after_stage)
+        # Before an optimizer or a DDP wrapper sees the model, not only when train() is called.
+        self._freeze_stages()
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each returned map."""
+        return tuple(self.embed_dims[i] for i in self.out_indices)
+
+    def stage(self, index: int) -> list[nn.Module]:
+        """Patch embedding, blocks, norm and plugins of a stage, the first one being 0."""
+        names = ('patch_embed', 'blocks', 'norm', 'after_stage')
+        return [getattr(self, f'{name}{index + 1}') for name in names]
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Turn images into a pyramid of feature maps.
+
+        Args:
+            x (Tensor): Images ``(N, in_channels, H, W)`` of any size.
+
+        Returns:
+            tuple[Tensor]: One map ``(N, C_i, ceil(H / s_i), ceil(W / s_i))`` for each out index, at
+            strides ``s`` of 4, 8, 16 and 32.
+        """
+        outs = []
+        for i in range(self.num_stages):
+            patch_embed, blocks, norm, after_stage = self.stage(i)
+            x = patch_embed(x)
+            for block in blocks:
+                x = block(x)
+            x = after_stage(normalize_stage(norm, x))
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'VAN':
+        """Set the training mode; frozen stages, and norms under ``norm_eval``, stay as they are."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze_stages(self) -> None:
+        for i in range(self.frozen_stages + 1):
+            for module in self.stage(i):
+                module.eval()
+                module.requires_grad_(False)
+
+    def describe_weights(self, state_dict: Mapping) -> dict[str, Trait]:
+        """Attention, kernel size and architecture that the weights are of."""
+        return describe_van(state_dict, self.num_stages, self.arch_zoo)
+
+    def may_be_left_over(self, key: str) -> bool:
+        """Weights of a stage beyond the last out index."""
+        stage = re.match(r'(?:patch_embed|blocks|norm|after_stage)(\d+)\.', key)
+        return stage is not None and int(stage[1]) > self.num_stages
+
+    def may_be_missing(self, key: str) -> bool:
+        """Weights of plugins: no pretrained file can hold them."""
+        return re.search(r'(?:^|\.)after_(?:attention|ffn|stage\d+)\.', key) is not None
+
+    def note_origin(self, keys: list[str]) -> None:
+        """Warn where the official detection code computes with another epsilon."""
+        eps = getattr(self.norm1, 'eps', None)
+        if eps != 1e-5 and any('.DW_conv_h.' in key for key in keys):
+            print_log(
+                f'these weights bear the names of the official detection and segmentation code, '
+                f'whose stage norms have eps 1e-5; this model has {eps}. For its exact outputs set '
+                "stage_norm_cfg=dict(type='LN', eps=1e-5)",
+                'current',
+                logging.WARNING,
+            )
+
+
+def resolve_arch(arch: str | dict, zoo: dict[str, dict]) -> dict[str, list]:
+    """The settings of a named architecture, or a checked copy of a custom one.
+
+    Raises:
+        ArchError: If the name is not in ``zoo``, or if the dict does not hold exactly the lists
+            ``embed_dims``, ``depths`` and ``ffn_ratios`` with one positive number a stage.
+    """
+    if isinstance(arch, str):
+        if arch.lower() not in zoo:
+            raise ArchError(f'Arch {arch!r} is not in default archs: {", ".join(zoo)}')
+        return {key: list(values) for key, values in zoo[arch.lower()].items()}
+    keys = ('embed_dims', 'depths', 'ffn_ratios')
+    if not isinstance(arch, dict) or set(arch) != set(keys):
+        got = sorted(arch) if isinstance(arch, dict) else repr(arch)
+        raise ArchError(f'Custom arch needs a dict with the keys {", ".join(keys)}, but got {got}')
+    settings = {key: arch[key] for key in keys}
+    for key, values in settings.items():
+        number = (int, float) if key == 'ffn_ratios' else int
+        if not isinstance(values, Sequence) or not all(
+            isinstance(value, number) and not isinstance(value, bool) and value > 0
+            for value in values
+        ):
+            raise ArchError(f'Custom arch needs positive numbers, but {key} is {values!r}')
+    if len({len(values) for values in settings.values()}) != 1 or not settings['depths']:
+        lengths = ', '.join(f'{key} has {len(values)}' for key, values in settings.items())
+        raise ArchError(f'Custom arch needs one entry a stage in each list, but {lengths}')
+    return {key: list(values) for key, values in settings.items()}
+
+
+def resolve_out_indices(out_indices: Sequence[int] | int, num_stages: int) -> tuple[int, ...]:
+    """Out indices as an increasing tuple within the stages; negative ones count from the end.
+
+    Raises:
+        ValueError: If there is none, one is out of range, or they do not increase.
+    """
+    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    allowed = f'stages 0 to {num_stages - 1} in increasing order, each once'
+    if not given or not all(isinstance(i, int) and -num_stages <= i < num_stages for i in given):
+        raise ValueError(f'out_indices={out_indices!r} is out of range: allowed are {allowed}')
+    indices = tuple(i % num_stages for i in given)
+    if any(later <= earlier for earlier, later in pairwise(indices)):
+        raise ValueError(f'out_indices={out_indices!r} is not possible: allowed are {allowed}')
+    return indices
+
+
+def sort_plugins(plugins: Sequence[dict] | None, num_stages: int) -> list[dict[str, list[dict]]]:
+    """Distribute plugin configs over the stages.
+
+    Args:
+        plugins (Sequence[dict], optional): Entries with ``cfg``, ``stages`` and ``position``.
+        num_stages (int): Number of stages of the architecture.
+
+    Returns:
+        list[dict[str, list[dict]]]: For each stage the configs of the layers at each position.
+
+    Raises:
+        ValueError: If a position is unknown, an entry has other keys, or ``stages`` does not hold
+            one bool for each stage.
+    """
+    stages = [{position: [] for position in PLUGIN_POSITIONS} for _ in range(num_stages)]
+    for plugin in plugins or []:
+        if 'cfg' not in plugin or not set(plugin) <= {'cfg', 'stages', 'position'}:
+            raise ValueError(f"a plugin has the keys 'cfg', 'stages', 'position', but got {plugin}")
+        position = plugin.get('position', 'after_stage')
+        if position not in PLUGIN_POSITIONS:
+            raise ValueError(
+                f'plugin position {position!r} is unknown: '
+                f'allowed are {", ".join(PLUGIN_POSITIONS)}'
+            )
+        chosen = plugin.get('stages')
+        chosen = (True,) * num_stages if chosen is None else chosen
+        if len(chosen) != num_stages or not all(isinstance(flag, bool) for flag in chosen):
+            raise ValueError(
+                f'plugin stages {chosen} must hold {num_stages} bools, one for each stage'
+            )
+        for stage, flag in zip(stages, chosen, strict=True):
+            if flag:
+                stage[position].append(plugin['cfg'])
+    return stages
+
+
+def _check_patch_sizes(patch_sizes: Sequence[int], num_stages: int) -> None:
+    if len(patch_sizes) < num_stages:
+        raise ArchError(
+            f'arch has {num_stages} stages, but patch_sizes={tuple(patch_sizes)} is for '
+            f'{len(patch_sizes)}'
+        )
+    if any(size < 1 or size % 2 == 0 for size in patch_sizes):
+        raise ValueError(f'patch_sizes must be odd and positive, but got {tuple(patch_sizes)}')
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f'{name}={rate} is not possible: it must lie in [0, 1)')
+
+
+def _check_frozen_stages(frozen_stages: int, num_stages: int) -> int:
+    if not -1 <= frozen_stages < num_stages:
+        raise ValueError(
+            f'frozen_stages={frozen_stages} is out of range: allowed are -1 (none) to '
+            f'{num_stages - 1}, the last stage that is built'
+        )
+    return frozen_stages

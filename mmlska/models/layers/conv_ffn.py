@@ -1,0 +1,38 @@
+import torch
+from mmcv.cnn import build_activation_layer
+from torch import nn
+
+from .weight_init import init_convs
+
+
+class ConvFFN(nn.Module):
+    """The feed-forward network of VAN: 1x1, depth-wise 3x3, activation, 1x1 (arXiv 2202.09741).
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        hidden_channels (int): Channels between the two 1x1 convolutions.
+        act_cfg (dict): Config of the activation. Defaults to ``dict(type='GELU')``.
+        drop_rate (float): Dropout after the activation and after the output. Defaults to 0.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        act_cfg: dict = dict(type='GELU'),
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(in_channels, hidden_channels, 1)
+        self.dwconv = nn.Conv2d(
+            hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels
+        )
+        self.act = build_activation_layer(act_cfg)
+        self.fc2 = nn.Conv2d(hidden_channels, in_channels, 1)
+        self.drop = nn.Dropout(drop_rate)
+        init_convs(self.fc1, self.dwconv, self.fc2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        x = self.drop(self.act(self.dwconv(self.fc1(x))))
+        return self.drop(self.fc2(x))

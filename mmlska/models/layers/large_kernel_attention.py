@@ -1,0 +1,235 @@
+"""Large-kernel attention and its separable and undecomposed relatives.
+
+LKA is equation 3 of "Visual Attention Network" (arXiv 2202.09741), LSKA the separable form of
+"Large Separable Kernel Attention" (arXiv 2309.01439); the "trivial" forms of the latter paper apply
+the whole kernel without the dilated decomposition.
+"""
+
+from collections.abc import Mapping
+from itertools import count
+from numbers import Integral
+
+import torch
+from torch import nn
+
+from mmlska.checkpoint import rename_keys
+from mmlska.registry import MODELS
+
+from .weight_init import init_convs
+
+
+def decompose_kernel(kernel_size: int, dilation: int | None = None) -> tuple[int, int, int]:
+    r"""Split a large kernel into a local and a dilated depth-wise kernel.
+
+    A convolution of size :math:`2d - 1` followed by one of size :math:`n` and dilation :math:`d`
+    sees :math:`(2d - 1) + d (n - 1)` positions. With :math:`n = (k + 1) / d - 1` that is exactly
+    :math:`k`; both kernels are centred if and only if :math:`n` is odd, that is, if
+    :math:`(k + 1) / d` is an even integer.
+
+    Args:
+        kernel_size (int): Receptive field :math:`k` of the composition, in positions along an axis.
+        dilation (int, optional): Dilation :math:`d`. None takes the paper's choice: 2 below
+            ``kernel_size=23``, 3 from there. Defaults to None.
+
+    Returns:
+        tuple[int, int, int]: Local kernel, dilated kernel and dilation.
+
+    Raises:
+        ValueError: If no exact decomposition exists. The message names the nearest legal sizes.
+
+    Example:
+        >>> decompose_kernel(23)
+        (5, 7, 3)
+        >>> decompose_kernel(35)
+        (5, 11, 3)
+    """
+    _check_positive_int('kernel_size', kernel_size)
+    if dilation is not None:
+        _check_positive_int('dilation', dilation)
+    d = _default_dilation(kernel_size) if dilation is None else dilation
+    if not _is_exact(kernel_size, d):
+        chosen = f'dilation={d}' if dilation is not None else f'its default dilation {d}'
+        raise ValueError(
+            f'kernel_size={kernel_size} with {chosen} has no exact decomposition: '
+            f'(kernel_size + 1) / dilation must be an even integer. '
+            f'Nearest legal sizes: {_nearest(kernel_size, dilation)}.'
+        )
+    return 2 * d - 1, (kernel_size + 1) // d - 1, d
+
+
+def _check_positive_int(name: str, value: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f'{name} must be a positive integer, but got {value!r}')
+
+
+def _default_dilation(kernel_size: int) -> int:
+    return 2 if kernel_size < 23 else 3
+
+
+def _is_exact(kernel_size: int, dilation: int) -> bool:
+    return (kernel_size + 1) % (2 * dilation) == 0
+
+
+def _nearest(kernel_size: int, dilation: int | None) -> str:
+    """The closest legal size on either side, as text."""
+
+    def legal(k: int) -> bool:
+        return _is_exact(k, dilation or _default_dilation(k))
+
+    below = next((k for k in range(kernel_size - 1, 0, -1) if legal(k)), None)
+    above = next(k for k in count(kernel_size + 1) if legal(k))
+    return f'{above}' if below is None else f'{below} and {above}'
+
+
+def _check_odd(kernel_size: int) -> None:
+    _check_positive_int('kernel_size', kernel_size)
+    if kernel_size % 2 == 0:
+        raise ValueError(
+            f'kernel_size={kernel_size} has no centre: it must be odd. '
+            f'Nearest legal sizes: {kernel_size - 1} and {kernel_size + 1}.'
+        )
+
+
+def _depthwise(channels: int, kernel_size: tuple[int, int], dilation: int = 1) -> nn.Conv2d:
+    """A depth-wise convolution that keeps the size of the map."""
+    padding = tuple(dilation * (k // 2) for k in kernel_size)
+    return nn.Conv2d(
+        channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels
+    )
+
+
+class _DepthwiseGate(nn.Module):
+    """``x * conv1(cascade(x))``: what the four kinds of attention share.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        cascade (Mapping[str, tuple]): Name, kernel size and dilation of each depth-wise
+            convolution, in the order in which they are applied.
+    """
+
+    def __init__(
+        self, in_channels: int, cascade: Mapping[str, tuple[tuple[int, int], int]]
+    ) -> None:
+        super().__init__()
+        _check_positive_int('in_channels', in_channels)
+        for name, (kernel_size, dilation) in cascade.items():
+            self.add_module(name, _depthwise(in_channels, kernel_size, dilation))
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 1)
+        init_convs(*self.children())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Gate the map ``x`` of shape ``(N, C, H, W)`` with its own wide surroundings."""
+        attention = x
+        for conv in self.children():
+            attention = conv(attention)
+        return x * attention
+
+
+@MODELS.register_module()
+class LKA(_DepthwiseGate):
+    """Large-kernel attention: ``x * pw(dwd(dw(x)))`` (VAN, arXiv 2202.09741, equation 3).
+
+    All convolutions have a bias; there is no norm and no activation between them. VAN's own code is
+    the case ``kernel_size=23`` (5x5, then 7x7 with dilation 3), which its paper calls "K=21".
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        kernel_size (int): Receptive field, see :func:`decompose_kernel`. Defaults to 23.
+        dilation (int, optional): Dilation of the second kernel. Defaults to None: the paper's.
+
+    Raises:
+        ValueError: If the kernel has no exact decomposition.
+    """
+
+    _abbr_ = 'lka'
+
+    def __init__(
+        self, in_channels: int, kernel_size: int = 23, dilation: int | None = None
+    ) -> None:
+        local, dilated, d = decompose_kernel(kernel_size, dilation)
+        super().__init__(
+            in_channels, {'conv0': ((local, local), 1), 'conv_spatial': ((dilated, dilated), d)}
+        )
+
+
+@MODELS.register_module()
+class LSKA(_DepthwiseGate):
+    """Large separable kernel attention: ``x * pw(dwd_v(dwd_h(dw_v(dw_h(x)))))``.
+
+    Each kernel of :class:`LKA` becomes a horizontal and a vertical 1-D kernel (arXiv 2309.01439),
+    applied in this order. The order matters at the borders: every convolution has a bias of its
+    own. There is no norm and no activation in between.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        kernel_size (int): Receptive field, see :func:`decompose_kernel`. Defaults to 23.
+        dilation (int, optional): Dilation of the second pair. Defaults to None: the paper's.
+
+    Raises:
+        ValueError: If the kernel has no exact decomposition.
+    """
+
+    _abbr_ = 'lska'
+
+    def __init__(
+        self, in_channels: int, kernel_size: int = 23, dilation: int | None = None
+    ) -> None:
+        local, dilated, d = decompose_kernel(kernel_size, dilation)
+        super().__init__(
+            in_channels,
+            {
+                'conv0h': ((1, local), 1),
+                'conv0v': ((local, 1), 1),
+                'conv_spatial_h': ((1, dilated), d),
+                'conv_spatial_v': ((dilated, 1), d),
+            },
+        )
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # The official detection code names the same four convolutions differently.
+        rename_keys(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@MODELS.register_module()
+class LKATrivial(_DepthwiseGate):
+    """Large-kernel attention without decomposition: ``x * pw(dw(x))`` with one k x k kernel.
+
+    The reference of arXiv 2309.01439 for what the decomposition saves.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        kernel_size (int): Odd size of the depth-wise kernel. Defaults to 23.
+
+    Raises:
+        ValueError: If ``kernel_size`` is not a positive odd integer.
+    """
+
+    _abbr_ = 'lka_trivial'
+
+    def __init__(self, in_channels: int, kernel_size: int = 23) -> None:
+        _check_odd(kernel_size)
+        super().__init__(in_channels, {'conv0': ((kernel_size, kernel_size), 1)})
+
+
+@MODELS.register_module()
+class LSKATrivial(_DepthwiseGate):
+    """Separable attention without dilation: ``x * pw(dw_v(dw_h(x)))`` with 1-D kernels of size k.
+
+    The reference of arXiv 2309.01439 between :class:`LKATrivial` and :class:`LSKA`.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        kernel_size (int): Odd size of the two 1-D kernels. Defaults to 23.
+
+    Raises:
+        ValueError: If ``kernel_size`` is not a positive odd integer.
+    """
+
+    _abbr_ = 'lska_trivial'
+
+    def __init__(self, in_channels: int, kernel_size: int = 23) -> None:
+        _check_odd(kernel_size)
+        super().__init__(
+            in_channels, {'conv0h': ((1, kernel_size), 1), 'conv0v': ((kernel_size, 1), 1)}
+        )
