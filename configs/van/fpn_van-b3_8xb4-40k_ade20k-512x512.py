@@ -1,0 +1,3 @@
+_base_ = './fpn_van-b1_8xb4-40k_ade20k-512x512.py'
+
+model = dict(backbone=dict(arch='b3', drop_path_rate=0.3))

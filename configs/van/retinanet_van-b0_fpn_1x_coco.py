@@ -1,0 +1,3 @@
+_base_ = '../van_lska/retinanet_van-lska-tiny_fpn_1x_coco.py'
+
+model = dict(backbone=dict(arch='b0', attention=dict(type='LKA')))

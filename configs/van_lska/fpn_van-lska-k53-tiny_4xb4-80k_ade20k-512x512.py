@@ -1,0 +1,3 @@
+_base_ = './fpn_van-lska-tiny_4xb4-80k_ade20k-512x512.py'
+
+model = dict(backbone=dict(attention=dict(kernel_size=53)))
