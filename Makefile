@@ -1,0 +1,114 @@
+# `make test` and `make demo` need nothing but Linux, Python 3.10 to 3.12 and a C++ compiler; `make help` tells the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install check test demo lint clean
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_SPEC ?= torch==2.13.0
+TORCH_ARGS ?=
+MMCV_ARGS ?=
+TASK ?= detection
+PYTEST_ARGS ?=
+MAX_JOBS ?= $(shell nproc)
+export MAX_JOBS
+
+BIN := $(VENV)/bin
+# Without build isolation: mmcv compiles against the torch that is installed, the others use the pinned setuptools.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation \
+	--constraint requirements/constraints.txt
+BUILD_LOG := $(VENV)/mmcv-build.log
+# One stamp for all that decides what is installed: a run after a change of pins or of torch installs again.
+KEY := $(shell { echo '$(TORCH_SPEC) $(TORCH_ARGS) $(MMCV_ARGS)'; \
+	cat setup.cfg setup.py requirements/constraints.txt; } | cksum | cut -d' ' -f1)
+READY := $(VENV)/.ready-$(KEY)
+
+say = @printf '==> %s\n'
+fail = { printf '\nerror: %s\n' $(1) >&2; exit 1; }
+
+define HELP
+make test                 install what is missing, run all tests
+make test PYTEST_ARGS=... the same with more options for pytest, e.g. "-m 'not slow'" or "-k van"
+make demo                 install what is missing, train and evaluate a small Mask R-CNN on the CPU
+make demo TASK=retinanet  the same for RetinaNet; TASK=segmentation for Semantic FPN
+make lint                 ruff and codespell
+make install              only install
+make check                say what is installed, and what is wrong with it
+make clean                remove $(VENV) and everything else that was made here, except work_dirs
+
+Everything is installed into $(VENV). The first time, compiling mmcv takes 8 to 16 minutes on two cores; pip caches it.
+
+PYTHON=$(PYTHON)            Python 3.10, 3.11 or 3.12 that $(VENV) is made from
+TORCH_SPEC=$(TORCH_SPEC) the PyTorch to install, e.g. TORCH_SPEC=torch==2.12.0
+TORCH_ARGS=               more options for pip when it installs PyTorch. PyPI offers the CUDA build, of several GB;
+                          without a GPU this saves most of it: TORCH_SPEC=torch==2.13.0+cpu
+                          TORCH_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+MMCV_ARGS=                more options for pip when it installs mmcv, e.g. --find-links URL of a ready wheel
+MAX_JOBS=$(MAX_JOBS)                how many files of mmcv to compile at once
+endef
+export HELP
+
+help:
+	@printf '%s\n' "$$HELP"
+
+install: $(READY)
+
+$(READY): | $(BIN)/python
+	@rm -f $(VENV)/.ready-*
+	$(say) 'Installing the build tools'
+	@$(PIP) --quiet pip setuptools wheel packaging ninja numpy || $(call fail,$(NETWORK_HINT))
+	$(say) 'Installing $(TORCH_SPEC) (200 MB for the CPU, several GB with CUDA)'
+	@$(PIP) --quiet $(TORCH_ARGS) '$(TORCH_SPEC)' || $(call fail,$(TORCH_HINT))
+	$(say) 'Installing mmcv. Compiling it takes 8 to 16 minutes on two cores, once: pip caches the result.'
+	@$(PIP) --verbose --force-reinstall --no-deps "$(MMCV_CACHE)" $(MMCV_ARGS) onedl-mmcv 2>&1 | tee $(BUILD_LOG) \
+		| awk '/^ *\[[0-9]+\/[0-9]+\]/ { printf "\r    compiled %s ", $$1; fflush(); n++ } END { if (n) print "" }' \
+		|| { tail -n 30 $(BUILD_LOG) >&2; $(call fail,$(MMCV_HINT)); }
+	$(say) 'Installing mmengine, mmdet, mmseg, mmlska and the development tools'
+	@$(PIP) --quiet --editable '.[onedl,demo,dev]' || $(call fail,$(NETWORK_HINT))
+	@# Two of the packages above ask for two builds of OpenCV, which overwrite each other. The last one stays, and only the
+	@# headless one works on a machine without libGL.
+	@$(PIP) --quiet --force-reinstall --no-deps opencv-python-headless || $(call fail,$(NETWORK_HINT))
+	$(say) 'Checking'
+	@$(BIN)/python -m mmlska check
+	@touch $@
+
+$(BIN)/python:
+	@command -v '$(PYTHON)' > /dev/null || $(call fail,'there is no $(PYTHON); name one: make ... PYTHON=python3.11')
+	@'$(PYTHON)' -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || $(call fail,$(PYTHON_HINT))
+	$(say) "Making $(VENV) with $$('$(PYTHON)' --version)"
+	@'$(PYTHON)' -m venv $(VENV) || { rm -rf $(VENV); $(call fail,\
+		'no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv'); }
+
+# A wheel that was compiled for another build of torch does not load, so that each build of torch has a cache of its own.
+MMCV_CACHE = $$(cache=$$($(BIN)/python -m pip cache dir 2> /dev/null) && $(BIN)/python -c "import torch; \
+	device = 'cuda' if torch.cuda.is_available() else 'cpu'; \
+	print(f'--cache-dir=$$cache/mmlska/torch-{torch.__version__}-{device}')" || echo --no-cache-dir)
+
+PYTHON_HINT = "$(PYTHON) is $$('$(PYTHON)' --version 2>&1), but 3.10, 3.11 or 3.12 is needed: make ... PYTHON=python3.11"
+NETWORK_HINT = 'pip failed (see above). Is the package index reachable? Run the same command again: it goes on from here.'
+TORCH_HINT = '$(TORCH_SPEC) could not be installed (see above). Choose a version that exists for this Python: \
+	make ... TORCH_SPEC=torch==2.12.0'
+MMCV_HINT = 'mmcv could not be compiled (see above; all of it is in $(BUILD_LOG)). It needs a C++17 compiler and the \
+	Python headers (Debian and Ubuntu: apt install build-essential python3-dev), about 2 GB of memory for each job (MAX_JOBS=1 \
+	takes least), and beside a GPU the CUDA toolkit (nvcc) of the version of torch. Ready wheels: see the README.'
+
+check: $(READY)
+	@$(BIN)/python -m mmlska check
+
+# More than one thread in each of the workers only makes them wait for each other.
+test: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+demo: $(READY)
+	@$(BIN)/python demo/train_demo.py --task '$(TASK)'
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info mmlska/.mim .pytest_cache .ruff_cache

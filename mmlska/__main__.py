@@ -1,0 +1,72 @@
+"""Command line of the package: ``python -m mmlska check`` and ``python -m mmlska configs``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmlska import __version__
+from mmlska.environment import collect, diagnose, format_report
+from mmlska.shipped import match_configs, shipped_configs
+
+EXAMPLES = """examples:
+  python -m mmlska check
+  python -m mmlska configs
+  python -m mmlska configs retinanet
+  python -m mmlska configs 'mask-rcnn*tiny*'
+"""
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog='python -m mmlska',
+        description='Large-kernel attention for OpenMMLab detectors and segmentors.',
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--version', action='version', version=f'mmlska {__version__}')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='{check,configs}')
+    about = 'say what is installed, what is missing or broken, and how to repair it'
+    check = commands.add_parser(
+        'check', help=about, description=f'{about}. The exit status is 1 if anything is wrong.'
+    )
+    check.set_defaults(run=run_check)
+    about = 'print the paths of the shipped configs'
+    configs = commands.add_parser(
+        'configs', help=about, description=f'{about}. The exit status is 1 if none matches.'
+    )
+    configs.add_argument(
+        'pattern',
+        nargs='?',
+        help="a glob, such as 'mask-rcnn*tiny*' or 'van/*', or a part of the path; default: all",
+    )
+    configs.set_defaults(run=run_configs)
+    return parser.parse_args(arguments)
+
+
+def run_check(_: argparse.Namespace) -> int:
+    """Print the state of the environment; 1 if anything is wrong."""
+    findings = diagnose(collect())
+    print(format_report(findings))
+    return int(any(finding.problem for finding in findings))
+
+
+def run_configs(args: argparse.Namespace) -> int:
+    """Print the paths of the shipped configs; 1 if none matches."""
+    try:
+        paths = match_configs(args.pattern) if args.pattern else shipped_configs().values()
+    except (FileNotFoundError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(*paths, sep='\n')
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    args = parse_args(arguments)
+    return args.run(args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
