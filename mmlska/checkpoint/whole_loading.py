@@ -81,20 +81,17 @@ class WholeLoading:
 
     def _explain(self, given: dict, problems: dict[str, list[str]]) -> str:
         name = type(self).__name__
-        lines = [f'{name} does not take these weights, and loads none of them.']
         theirs, ours = self.describe_weights(given), self.describe_weights(self.state_dict())
-        if not theirs:
-            first = ', '.join(list(given)[:3]) or 'nothing'
-            lines.append(f'The checkpoint is of no {name}: it holds {first}.')
-        fixes = []
-        for option, value in theirs.items():
-            if value != ours.get(option):
-                lines.append(_contrast(value, ours.get(option)))
-                fixes.append(option)
-        if fixes:
-            lines.append(
-                f'Set the {" and ".join(fixes)} of the model to fit, or use other weights.'
-            )
+        differing = {key: value for key, value in theirs.items() if value != ours.get(key)}
+        reasons = [_contrast(value.text, ours[key].text) for key, value in differing.items()]
+        if not given:
+            reasons = ['the checkpoint holds nothing for it']
+        elif not theirs:
+            reasons = [f'the checkpoint is of no {name}, it holds {", ".join(list(given)[:3])}']
+        lines = [f'{name} loads none of these weights: {"; ".join(reasons) or "they do not fit"}.']
+        if differing:
+            fixes = ', '.join(f'{key}={value.config}' for key, value in differing.items())
+            lines.append(f'Build the model with {fixes}, or use other weights.')
         for problem, keys in problems.items():
             if keys:
                 more = f' and {len(keys) - SHOWN_KEYS} more' if len(keys) > SHOWN_KEYS else ''
@@ -137,9 +134,9 @@ def _forget_offered_keys(module: nn.Module, incompatible_keys) -> None:
 
 def _contrast(theirs: str, ours: str) -> str:
     kind = re.match(r'\S+ kernel ', theirs)
-    if kind:
-        ours = ours.removeprefix(kind.group())
-    return f'The checkpoint holds {theirs}, the model is built for {ours}.'
+    if kind and ours.startswith(kind.group()):
+        ours = ours.removeprefix(kind.group()).replace(' dilated', '')
+    return f'the checkpoint holds {theirs}, the model is built for {ours}'
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -285,7 +285,7 @@ class VAN(WholeLoading, BaseModule):
         self.norm_eval = norm_eval
         stage_plugins = sort_plugins(plugins, len(self.depths))
 
-        drop_path_rates = torch.linspace(0, drop_path_rate, sum(self.depths)).tolist()
+        drop_path_rates = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu')
         for i in range(self.num_stages):
             dims = self.embed_dims[i]
             stage_in = in_channels if i == 0 else self.embed_dims[i - 1]
@@ -303,7 +303,7 @@ class VAN(WholeLoading, BaseModule):
                     plugins=stage_plugins[i],
                     with_cp=with_cp,
                 )
-                for rate in drop_path_rates[start : start + self.depths[i]]
+                for rate in drop_path_rates[start : start + self.depths[i]].tolist()
             ]
             patch_embed = PatchEmbed(stage_in, dims, patch_sizes[i], norm_cfg)
             self.add_module(f'patch_embed{i + 1}', patch_embed)
