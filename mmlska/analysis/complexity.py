@@ -1,0 +1,292 @@
+"""Parameters and multiply-adds, counted without data, weights or a pass through real numbers.
+
+Everything runs on PyTorch's ``meta`` device, where an operation has shapes and no values, so that
+a detector at full resolution is counted in a second. What is counted, by PyTorch's own
+``FlopCounterMode``: one multiply-add per weight and output position of convolutions and linear
+layers, and those of matrix products. Not counted: biases, normalisation, activations, element-wise
+operations, interpolation, RoI pooling and NMS. (mmengine's and fvcore's counters add the
+normalisation layers, mmcv 1.x's the biases and activations as well.)
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import track_iter_progress
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmlska.models import VAN
+
+WHAT_IS_COUNTED = (
+    'Multiply-adds of convolutions, linear layers and matrix products; without biases, '
+    'normalisation, activations,\nelement-wise operations, RoI pooling and NMS. '
+    'M = 10^6, G = 10^9. FLOPs of the papers = multiply-adds.'
+)
+PAPER_KINDS = ('LKATrivial', 'LSKATrivial', 'LKA', 'LSKA')
+PAPER_KERNEL_SIZES = (7, 11, 23, 35, 53, 65)
+PAPER_ARCHS = ('tiny', 'small', 'base')
+IMAGENET_CLASSES = 1000
+DENSE_HEADS = ('decode_head', 'rpn_head', 'bbox_head', 'mask_head', 'head')
+
+
+@dataclass(frozen=True)
+class PartComplexity:
+    """Size of one part of a model.
+
+    Attributes:
+        name: Name of the part.
+        params: Number of parameters.
+        macs: Multiply-adds for one image, None if inference does not run the part.
+        remark: What the count assumes.
+    """
+
+    name: str
+    params: int
+    macs: int | None
+    remark: str = ''
+
+
+def count_params(module: nn.Module) -> int:
+    """Number of parameters, frozen ones included."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: nn.Module, *inputs: Any) -> tuple[int, Any]:
+    """Run a module once.
+
+    Args:
+        module: A module.
+        *inputs: Its inputs, on the module's device.
+
+    Returns:
+        The multiply-adds, and what the module returned.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        outputs = module(*inputs)
+    return counter.get_total_flops() // 2, outputs
+
+
+def meta_input(*shape: int) -> torch.Tensor:
+    """A tensor that has a shape and no values."""
+    return torch.empty(*shape, device='meta')
+
+
+def count_classifier(backbone: nn.Module, shape: tuple[int, int]) -> PartComplexity:
+    """Count a backbone with the ImageNet classifier on its pooled last map, as papers do.
+
+    Args:
+        backbone: A backbone that returns a tuple of maps ``(N, C, H, W)``.
+        shape: Height and width of the image, pixels.
+    """
+    backbone = backbone.eval().to('meta')
+    macs, features = count_macs(backbone, meta_input(1, 3, *shape))
+    head = nn.Linear(features[-1].shape[1], IMAGENET_CLASSES, device='meta')
+    head_macs, _ = count_macs(head, features[-1].mean((2, 3)))
+    return PartComplexity(
+        'classifier', count_params(backbone) + count_params(head), macs + head_macs
+    )
+
+
+def count_van(
+    arch: str | dict, kind: str, kernel_size: int, shape: tuple[int, int] = (224, 224)
+) -> PartComplexity:
+    """Count a VAN classifier with one kind of attention.
+
+    Args:
+        arch: Architecture of :class:`mmlska.models.VAN`.
+        kind: ``'LKATrivial'``, ``'LSKATrivial'``, ``'LKA'`` or ``'LSKA'``.
+        kernel_size: Receptive field of the attention.
+        shape: Height and width of the image, pixels.
+    """
+    attention = dict(type=kind, kernel_size=kernel_size)
+    return count_classifier(VAN(arch=arch, attention=attention), shape)
+
+
+def compare_van(
+    archs: Iterable[str] = PAPER_ARCHS,
+    kinds: Iterable[str] = PAPER_KINDS,
+    kernel_sizes: Iterable[int] = PAPER_KERNEL_SIZES,
+    shape: tuple[int, int] = (224, 224),
+) -> list[dict[str, Any]]:
+    """Count each combination (Fig. 3, Fig. 6 and Table XVII of arXiv 2309.01439).
+
+    Shows its progress on stderr.
+
+    Returns:
+        Records of ``arch``, ``kind``, ``kernel_size``, ``params`` and ``macs``.
+    """
+    tasks = [(a, kind, k) for a in archs for kind in kinds for k in kernel_sizes]
+    records = []
+    for arch, kind, kernel_size in track_iter_progress(tasks, file=sys.stderr):
+        count = count_van(arch, kind, kernel_size, shape)
+        records.append(
+            dict(
+                arch=arch,
+                kind=kind,
+                kernel_size=kernel_size,
+                params=count.params,
+                macs=count.macs,
+            )
+        )
+    return records
+
+
+def comparison_rows(records: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Lay the records of :func:`compare_van` out: a row per model, a column per kernel size."""
+    sizes = sorted({record['kernel_size'] for record in records})
+    models = dict.fromkeys((record['arch'], record['kind']) for record in records)
+    cells = {
+        (r['arch'], r['kind'], r['kernel_size']): f'{r["params"] / 1e6:.3f} / {r["macs"] / 1e9:.3f}'
+        for r in records
+    }
+    header = ['arch', 'attention', *(f'k={size}' for size in sizes)]
+    return [header, *([*model, *(cells[(*model, size)] for size in sizes)] for model in models)]
+
+
+def build_for_counting(cfg: Config) -> nn.Module:
+    """Build the detector or segmentor of a config, without its weights, on the meta device."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return revert_sync_batchnorm(MODELS.build(cfg.model)).eval().to('meta')
+
+
+def default_shape(cfg: Config) -> tuple[int, int]:
+    """Height and width at which the papers count each task."""
+    shapes = dict(mmdet=(800, 1280), mmpretrain=(224, 224))
+    return shapes.get(cfg.get('default_scope'), (512, 512))
+
+
+def padded_shape(model: nn.Module, shape: tuple[int, int]) -> tuple[int, int]:
+    """Shape after the padding that the model's own preprocessor does."""
+    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', None) or 1
+    height, width = (-(-size // divisor) * divisor for size in shape)
+    return height, width
+
+
+def count_part(
+    name: str, module: nn.Module, *inputs: Any, remark: str = ''
+) -> tuple[PartComplexity, Any]:
+    """Count one part; returns the count and what the part returned."""
+    macs, outputs = count_macs(module, *inputs)
+    return PartComplexity(name, count_params(module), macs, remark), outputs
+
+
+def count_model(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity]:
+    """Count a detector or segmentor part by part, for one image.
+
+    A two-stage detector's heads are counted for as many regions as its test settings keep at most
+    (usually 1000 proposals, and 100 detections for masks), whatever the image shows.
+
+    Args:
+        model: What :func:`build_for_counting` returns.
+        shape: Height and width of the image, pixels.
+
+    Returns:
+        The parts in the order in which data flows, then those that inference does not run.
+
+    Raises:
+        ValueError: If the model is not made of a backbone, a neck, dense heads and RoI heads.
+    """
+    image = meta_input(1, 3, *padded_shape(model, shape))
+    part, features = count_part('backbone', model.backbone, image)
+    parts = [part]
+    if getattr(model, 'neck', None) is not None:
+        part, features = count_part('neck', model.neck, features)
+        parts.append(part)
+    parts += [count_part(name, head, features)[0] for name, head in dense_heads(model)]
+    if hasattr(model, 'roi_head'):
+        parts += count_roi_heads(model)
+    return parts + uncounted_parts(model, parts)
+
+
+def dense_heads(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Heads that see the whole feature maps, with their names.
+
+    Raises:
+        ValueError: If there is none, or one that is not a single module.
+    """
+    heads = [
+        (name, head) for name in DENSE_HEADS if (head := getattr(model, name, None)) is not None
+    ]
+    if not heads or any(isinstance(head, nn.ModuleList) for _, head in heads):
+        raise ValueError(
+            f'cannot count a {type(model).__name__} part by part:  it needs a head that sees the '
+            f'feature maps, of {", ".join(DENSE_HEADS)}; its parts are '
+            f'{", ".join(name for name, _ in model.named_children())}'
+        )
+    return heads
+
+
+def count_roi_heads(model: nn.Module) -> list[PartComplexity]:
+    """Count the heads that see RoI features, each stage of a cascade for itself.
+
+    Raises:
+        ValueError: If the heads share layers that belong to none of them.
+    """
+    roi_head = model.roi_head
+    if getattr(roi_head, 'shared_head', None) is not None:
+        raise ValueError(f'cannot count a {type(roi_head).__name__} with a shared_head')
+    regions = dict(
+        bbox=model.test_cfg['rpn']['max_per_img'], mask=model.test_cfg['rcnn']['max_per_img']
+    )
+    parts = []
+    for kind, number in regions.items():
+        heads = as_list(getattr(roi_head, f'{kind}_head', None))
+        extractors = as_list(getattr(roi_head, f'{kind}_roi_extractor', None))
+        for index, (head, extractor) in enumerate(zip(heads, extractors, strict=True)):
+            size = extractor.roi_layers[0].output_size
+            name = f'roi_head.{kind}_head' + (f'.{index}' if len(heads) > 1 else '')
+            inputs = meta_input(number, extractor.out_channels, *size)
+            parts.append(count_part(name, head, inputs, remark=f'{number} regions')[0])
+    return parts
+
+
+def as_list(modules: nn.Module | None) -> list[nn.Module]:
+    """The modules of a list, a lone module as a list of one."""
+    if modules is None:
+        return []
+    return list(modules) if isinstance(modules, nn.ModuleList) else [modules]
+
+
+def uncounted_parts(model: nn.Module, parts: Sequence[PartComplexity]) -> list[PartComplexity]:
+    """Parameters that belong to none of the counted parts."""
+    rest = []
+    for name, child in model.named_children():
+        counted = sum(part.params for part in parts if part.name.split('.')[0] == name)
+        if params := count_params(child) - counted:
+            remark = 'training only' if name.startswith('auxiliary') else 'not counted'
+            rest.append(PartComplexity(name, params, None, remark))
+    return rest
+
+
+def part_rows(parts: Sequence[PartComplexity]) -> list[list[str]]:
+    """Lay the result of :func:`count_model` out, with a header and a total."""
+    total = PartComplexity(
+        'total', sum(p.params for p in parts), sum(p.macs for p in parts if p.macs is not None)
+    )
+    rows = [['part', 'parameters', 'multiply-adds', 'remark']]
+    for part in (*parts, total):
+        macs = '-' if part.macs is None else f'{part.macs / 1e9:.3f} G'
+        rows.append([part.name, f'{part.params / 1e6:.3f} M', macs, part.remark])
+    return rows
+
+
+def format_table(rows: Sequence[Sequence[str]], markdown: bool = False) -> str:
+    """Align rows, the first of which is the header, into a text or Markdown table.
+
+    >>> print(format_table([['part', 'parameters'], ['neck', '3.2 M']]))
+    part  parameters
+    ----  ----------
+    neck  3.2 M
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    lines.insert(1, ['-' * width for width in widths])
+    if markdown:
+        return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return '\n'.join('  '.join(line).rstrip() for line in lines)

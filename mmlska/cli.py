@@ -1,0 +1,87 @@
+"""What the command lines of all scripts share; kept light so that ``--help`` answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from mmengine.config import DictAction
+
+OPTIONS_HELP = (
+    'settings that override the config, as KEY=VALUE with a dotted key, for example '
+    'train_dataloader.batch_size=4 model.backbone.drop_path_rate=0.2; a list is written '
+    'KEY="[a,b]" or KEY=a,b, without blanks; an element of a list is named by its index '
+    '(train_dataloader.dataset.pipeline.2.scale="(640,400)")'
+)
+
+
+class OptionsAction(DictAction):
+    """mmengine's ``DictAction`` that answers a malformed pair with a usage error."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Store the pairs as a dict.
+
+        Raises:
+            SystemExit: If an item is not ``KEY=VALUE``.
+        """
+        for pair in values:
+            if not pair.partition('=')[0] or '=' not in pair:
+                parser.error(f'{option_string} takes KEY=VALUE pairs, got {pair!r}')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``config`` and ``--cfg-options``."""
+    parser.add_argument('config', help='path of a config file, or the name of a shipped config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=OPTIONS_HELP
+    )
+
+
+def add_launch_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--launcher`` and ``--local_rank``, which the launch scripts set."""
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what starts the processes of a distributed job (default: none, one process); '
+        'without a GPU the processes talk over gloo',
+    )
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        help='rank of this process on its machine; set by the launcher, never by hand',
+    )
+
+
+def parse_launch_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Parse, and hand the local rank on to mmengine, which reads it from the environment."""
+    args = parser.parse_args(arguments)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Turn an error in what the user asked for into one message and exit status 1.
+
+    Of the processes of a distributed job only the first one speaks.
+    """
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        if os.environ.get('RANK', '0') == '0':
+            print(f'{os.path.basename(sys.argv[0])}: error: {message}', file=sys.stderr)
+        raise SystemExit(1) from error

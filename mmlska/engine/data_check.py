@@ -1,0 +1,113 @@
+"""A look at the data folders of a config before anything else is built."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config
+
+
+def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check that every file and folder that the datasets of some splits name is there.
+
+    Paths of a storage backend other than the local disk are not looked at.
+
+    Args:
+        cfg: A config.
+        splits: Of ``train``, ``val`` and ``test``. A split without a loop is left out.
+
+    Raises:
+        FileNotFoundError: If something is missing. Names each path, the config key it comes from,
+            the layout that is expected, and the options that point elsewhere.
+    """
+    problems, keys = [], []
+    for split in splits:
+        if cfg.get(f'{split}_cfg') is None or cfg.get(f'{split}_dataloader') is None:
+            continue
+        key = f'{split}_dataloader.dataset'
+        for dataset_key, dataset in leaf_datasets(key, cfg[f'{split}_dataloader']['dataset']):
+            found = dataset_problems(dataset_key, dataset)
+            problems += found
+            keys += [f'{dataset_key}.data_root=FOLDER'] if found else []
+        found = evaluator_problems(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
+        problems += found
+        keys += [f'{split}_evaluator.ann_file=FILE'] if found else []
+    if problems:
+        raise FileNotFoundError(
+            'the data of this config is not there:\n'
+            + '\n'.join(problems)
+            + f'\nRelative paths start at {Path.cwd()}. Link the data there, or name its place:\n'
+            + '  --cfg-options '
+            + ' '.join(keys)
+        )
+
+
+def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
+    """Datasets inside wrappers such as ``RepeatDataset`` and ``ConcatDataset``, with their keys."""
+    if 'dataset' in dataset:
+        yield from leaf_datasets(f'{key}.dataset', dataset['dataset'])
+    elif 'datasets' in dataset:
+        for index, part in enumerate(dataset['datasets']):
+            yield from leaf_datasets(f'{key}.datasets.{index}', part)
+    else:
+        yield key, dataset
+
+
+def dataset_paths(dataset: dict) -> dict[str, str]:
+    """Paths of a dataset below its root, by the key that names them."""
+    prefix = dataset.get('data_prefix') or {}
+    if isinstance(prefix, str):
+        prefix = {'': prefix}
+    paths = {'ann_file': dataset.get('ann_file')}
+    paths.update({f'data_prefix.{name}'.rstrip('.'): path for name, path in prefix.items()})
+    return {name: path for name, path in paths.items() if isinstance(path, str) and path}
+
+
+def dataset_problems(key: str, dataset: dict) -> list[str]:
+    """Lines about what one dataset misses, followed by the layout that it expects."""
+    root = dataset.get('data_root') or ''
+    paths = dataset_paths(dataset)
+    if is_remote(root, dataset) or any(is_remote(path, dataset) for path in paths.values()):
+        return []
+    if root and not os.path.isdir(root):
+        found = [f'  {key}.data_root: the folder {root!r} does not exist']
+    else:
+        found = [
+            f'  {key}.{name}: {os.path.join(root, path)!r} {state}'
+            for name, path in paths.items()
+            if (state := path_problem(os.path.join(root, path)))
+        ]
+    if not found or not root:
+        return found
+    layout = [f'      {path}  ({name})' for name, path in paths.items()]
+    return [*found, f'    {dataset.get("type")} expects in {root!r}:', *layout]
+
+
+def evaluator_problems(key: str, evaluator: dict | list | None) -> list[str]:
+    """Lines about annotation files that metrics need and that are not there."""
+    if isinstance(evaluator, (list, tuple)):
+        return [
+            line
+            for index, metric in enumerate(evaluator)
+            for line in evaluator_problems(f'{key}.{index}', metric)
+        ]
+    path = (evaluator or {}).get('ann_file')
+    if not path or is_remote(path, evaluator) or os.path.exists(path):
+        return []
+    return [f'  {key}.ann_file: {path!r} does not exist']
+
+
+def path_problem(path: str) -> str:
+    """What is wrong with a path, empty if nothing."""
+    if not os.path.exists(path):
+        return 'does not exist'
+    # A sampler over an empty dataset never yields and never ends.
+    if os.path.isdir(path) and not os.listdir(path):
+        return 'is an empty folder'
+    return ''
+
+
+def is_remote(path: str, settings: dict) -> bool:
+    """Whether a path is read by a storage backend other than the local disk."""
+    backend = (settings.get('backend_args') or {}).get('backend', 'local')
+    return backend != 'local' or '://' in path or path.startswith('s3:')

@@ -1,0 +1,65 @@
+import argparse
+import os
+
+import pytest
+
+from mmlska import cli
+
+
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    cli.add_config_options(parser)
+    cli.add_launch_options(parser)
+    return parser
+
+
+def test_options_are_parsed_into_values(parser):
+    pairs = ['lr=1e-3', 'on=true', 'scale=(640,400)', 'list=1,2', 'name=a=b', 'none=None']
+    args = parser.parse_args(['some.py', '--cfg-options', *pairs])
+    assert args.cfg_options == dict(
+        lr=1e-3, on=True, scale=(640, 400), list=[1, 2], name='a=b', none=None
+    )
+
+
+@pytest.mark.parametrize('pair', ['batch_size', '=4'])
+def test_a_malformed_option_is_a_usage_error(parser, pair, capsys):
+    with pytest.raises(SystemExit) as error:
+        parser.parse_args(['some.py', '--cfg-options', pair])
+    assert error.value.code == 2
+    assert f'--cfg-options takes KEY=VALUE pairs, got {pair!r}' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('spelling', ['--local_rank', '--local-rank'])
+def test_the_local_rank_is_handed_on(parser, spelling, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', 'restored by monkeypatch')
+    del os.environ['LOCAL_RANK']
+    cli.parse_launch_arguments(parser, ['some.py', spelling, '3'])
+    assert os.environ['LOCAL_RANK'] == '3'
+
+
+def test_the_local_rank_of_torchrun_goes_first(parser, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    cli.parse_launch_arguments(parser, ['some.py'])
+    assert os.environ['LOCAL_RANK'] == '1'
+
+
+@pytest.mark.parametrize('error', [FileNotFoundError('no such x'), KeyError('no such x')])
+def test_an_error_of_the_user_is_one_message_and_status_one(error, capsys, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(SystemExit) as exit_info, cli.report_errors():
+        raise error
+    assert exit_info.value.code == 1
+    assert capsys.readouterr().err.endswith('error: no such x\n')
+
+
+def test_only_the_first_process_speaks(capsys, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(SystemExit), cli.report_errors():
+        raise ValueError('told by the other one')
+    assert capsys.readouterr().err == ''
+
+
+def test_an_error_of_the_code_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), cli.report_errors():
+        _ = 1 / 0
