@@ -93,8 +93,7 @@ def to_naming(state_dict: Mapping, naming: str) -> dict:
 def recognise_naming(keys: list[str]) -> str | None:
     """The codebase whose names the keys of a bare VAN are; None for any other model.
 
-    Weights that several codebases name alike go by the first of them: mmpretrain's LKA names are
-    ours.
+    The original VAN code counts as official classification; mmpretrain's names are ours.
     """
     backbone = [key for key in keys if not HEAD_KEY.fullmatch(key)]
     if not backbone or not all(VAN_KEY.fullmatch(canonical(key)) for key in backbone):
@@ -103,4 +102,4 @@ def recognise_naming(keys: list[str]) -> str | None:
         return 'official classification'
     if any('.DW_conv_h.' in key for key in backbone):
         return 'official detection'
-    return 'mmlska'
+    return 'mmlska or mmpretrain'

@@ -73,12 +73,12 @@ def read_checkpoint(path: str | os.PathLike, map_location='cpu'):
             return _read_safetensors(path, map_location)
         return _read_torch(path, map_location)
     except pickle.UnpicklingError as error:
-        if 'nsupported' in str(error) or 'not allowed' in str(error):
-            raise CheckpointError(
-                f'checkpoint {str(path)!r} is refused: it holds more than weights and plain data, '
-                f'and reading it could run code. {_first_line(error)}'
-            ) from error
-        raise _unreadable(path, error) from error
+        if 'Unsupported operand' in str(error):
+            raise _unreadable(path, error) from error
+        raise CheckpointError(
+            f'checkpoint {str(path)!r} is refused: it holds more than weights and plain data, '
+            f'and reading it could run code ({_reason(error)})'
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise _unreadable(path, error) from error
 
@@ -101,17 +101,16 @@ def _read_safetensors(path: Path, map_location) -> dict:
         raise ValueError(str(error)) from error
 
 
-def _first_line(error: Exception) -> str:
-    """The line of a message that tells what was wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = lines or [type(error).__name__]
-    return next((line for line in lines if 'GLOBAL' in line or 'not allowed' in line), lines[0])
+def _reason(error: Exception) -> str:
+    """What was wrong, without the advice on how to read the file all the same."""
+    text = str(error).rpartition('WeightsUnpickler error:')[2].strip()
+    return text.partition('\n')[0].partition('. ')[0] or type(error).__name__
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f'checkpoint {str(path)!r} ({path.stat().st_size} bytes) cannot be read: it is truncated '
-        f'or no checkpoint ({_first_line(error)}). Fetch it again. {PUBLISHED}.'
+        f'or no checkpoint ({_reason(error)}). Fetch it again. {PUBLISHED}.'
     )
 
 
@@ -144,9 +143,11 @@ def load_from_local(filename: str, map_location=None) -> dict:
     if not isinstance(checkpoint, Mapping):
         return checkpoint
     state_dict = {key.removeprefix('module.'): value for key, value in unwrap(checkpoint).items()}
-    if recognise_naming(list(state_dict)) is None:
+    inside = [key.removeprefix('backbone.') for key in state_dict if key.startswith('backbone.')]
+    as_mmengine_expects = inside and 'state_dict' in checkpoint
+    if as_mmengine_expects or recognise_naming(inside or list(state_dict)) is None:
         return checkpoint
-    offered = {f'backbone.{key}': value for key, value in state_dict.items()}
+    offered = {} if inside else {f'backbone.{key}': value for key, value in state_dict.items()}
     return {**checkpoint, 'state_dict': {**state_dict, **offered}}
 
 

@@ -1,0 +1,297 @@
+import copy
+import logging
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.runner import load_checkpoint
+from safetensors.torch import save_file
+from torch import nn
+
+from mmlska.checkpoint import CheckpointError, to_naming
+from mmlska.models import VAN
+
+ARCH = dict(embed_dims=[4, 6, 8, 10], depths=[1, 1, 2, 1], ffn_ratios=[2, 2, 2, 2])
+NAMINGS = ['official', 'official-detection', 'mmlska']
+
+
+def van(kind='LSKA', kernel_size=11, **options):
+    return VAN(ARCH, dict(type=kind, kernel_size=kernel_size), **options).eval()
+
+
+def trained(**options):
+    """A model none of whose values is an initial one."""
+    model = van(**options)
+    for i, tensor in enumerate(model.state_dict().values()):
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape) + i)
+    return model
+
+
+def same(first, second):
+    theirs = second.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in first.state_dict().items())
+
+
+def log_of(function):
+    """The lines that mmengine's current logger receives."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    try:
+        function()
+    finally:
+        logger.removeHandler(handler)
+    return lines
+
+
+class Detector(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = nn.Conv2d(4, 4, 1)
+
+
+# Every naming, wrapping, prefix and route
+
+
+def by_load_state_dict(model, checkpoint, tmp_path):
+    model.load_state_dict(checkpoint)
+
+
+def by_init_cfg(model, checkpoint, tmp_path):
+    torch.save(checkpoint, tmp_path / 'van.pth')
+    model.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'van.pth'))
+    model.init_weights()
+
+
+def by_load_from(model, checkpoint, tmp_path):
+    torch.save(checkpoint, tmp_path / 'van.pth.tar')
+    load_checkpoint(Detector(model), str(tmp_path / 'van.pth.tar'))
+
+
+@pytest.mark.parametrize('route', [by_load_state_dict, by_init_cfg, by_load_from])
+@pytest.mark.parametrize('naming', NAMINGS)
+@pytest.mark.parametrize('wrapper', [None, 'state_dict', 'model', 'state_dict_ema'])
+@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', 'module.backbone.'])
+@pytest.mark.parametrize('head', [False, True])
+def test_loads_whole(route, naming, wrapper, prefix, head, tmp_path):
+    source, target = trained(), van()
+    weights = {f'{prefix}{k}': v for k, v in to_naming(source.state_dict(), naming).items()}
+    if head:
+        outer = prefix.replace('backbone.', '')
+        weights |= {f'{outer}head.weight': torch.ones(9), f'{outer}head.bias': torch.ones(3)}
+    route(target, weights if wrapper is None else {wrapper: weights, 'epoch': 1}, tmp_path)
+    assert same(source, target)
+
+
+@pytest.mark.parametrize('kind', ['LKA', 'LSKA', 'LKATrivial', 'LSKATrivial'])
+@pytest.mark.parametrize('naming', [*NAMINGS, 'mmpretrain'])
+def test_every_kind_of_attention_loads_whole(kind, naming):
+    source, target = trained(kind=kind), van(kind=kind)
+    target.load_state_dict(to_naming(source.state_dict(), naming))
+    assert same(source, target)
+
+
+def test_mmpretrains_head_is_left_out():
+    source, target = trained(), van()
+    weights = to_naming(source.state_dict(), 'mmpretrain')
+    weights['head.fc.weight'] = torch.ones(3)
+    lines = log_of(lambda: target.load_state_dict(weights))
+    assert same(source, target)
+    assert len([line for line in lines if 'left out' in line]) == 1
+
+
+def test_safetensors(tmp_path):
+    source, alone, inside = trained(), van(), van()
+    save_file(to_naming(source.state_dict(), 'official'), tmp_path / 'van.safetensors')
+    load_checkpoint(alone, str(tmp_path / 'van.safetensors'))
+    load_checkpoint(Detector(inside), str(tmp_path / 'van.safetensors'))
+    assert same(source, alone)
+    assert same(source, inside)
+
+
+@pytest.mark.parametrize('naming', NAMINGS)
+def test_a_whole_detector_of_the_official_code(naming, tmp_path):
+    source, target, alone = Detector(trained()), Detector(van()), van()
+    weights = {
+        f'backbone.{k}': v for k, v in to_naming(source.backbone.state_dict(), naming).items()
+    }
+    weights |= {f'neck.{key}': value for key, value in source.neck.state_dict().items()}
+    torch.save({'state_dict': weights, 'meta': {}}, tmp_path / 'detector.pth')
+    load_checkpoint(target, str(tmp_path / 'detector.pth'))
+    assert same(source, target)
+    # The same file as pretrained weights of the backbone alone, with mmengine's prefix or not.
+    for init_cfg in (dict(), dict(prefix='backbone.')):
+        alone = van(
+            init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'detector.pth'), **init_cfg)
+        )
+        alone.init_weights()
+        assert same(source.backbone, alone)
+
+
+def test_a_bare_file_in_a_detector_raises_no_false_alarm(tmp_path):
+    weights = to_naming(trained().state_dict(), 'official')
+    torch.save({**weights, 'head.weight': torch.ones(1)}, tmp_path / 'van.pth')
+    lines = log_of(
+        lambda: load_checkpoint(Detector(van()), str(tmp_path / 'van.pth'), logger='current')
+    )
+    assert not [line for line in lines if 'unexpected key' in line]
+    assert [line for line in lines if 'missing keys in source state_dict: neck.weight' in line]
+
+
+def test_a_deep_copy_loads_too():
+    source, target = trained(), copy.deepcopy(van())
+    target.load_state_dict(to_naming(source.state_dict(), 'official'))
+    assert same(source, target)
+
+
+def test_the_given_dict_is_left_as_it_was():
+    weights = to_naming(trained().state_dict(), 'official')
+    keys = list(weights)
+    van().load_state_dict(weights)
+    assert list(weights) == keys
+
+
+# All or nothing
+
+
+def check_refused(model, weights, *messages):
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError) as caught:
+        model.load_state_dict(weights)
+    for message in messages:
+        assert message in str(caught.value)
+    after = model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    return str(caught.value)
+
+
+def test_another_kernel_size():
+    check_refused(
+        van(kernel_size=23),
+        to_naming(trained(kernel_size=35).state_dict(), 'official'),
+        'the checkpoint holds LSKA kernel 35 (1x11 dilated), the model is built for 23 (1x7)',
+        "attention=dict(type='LSKA', kernel_size=35, dilation=3)",
+    )
+
+
+def test_another_kind_of_attention():
+    check_refused(
+        van('LSKA', 23),
+        trained(kind='LKA', kernel_size=23).state_dict(),
+        'holds LKA kernel 23 (7x7 dilated), the model is built for LSKA kernel 23 (1x7 dilated)',
+        "attention=dict(type='LKA', kernel_size=23, dilation=3)",
+    )
+
+
+def test_another_arch():
+    with torch.device('meta'):
+        base, tiny = VAN('base'), VAN('tiny')
+    with pytest.raises(CheckpointError, match=r'holds VAN-base.*built for VAN-tiny') as caught:
+        tiny.load_state_dict(base.state_dict())
+    assert "arch='base'" in str(caught.value)
+    assert 'kernel' not in str(caught.value).splitlines()[0]
+
+
+def test_no_layer_scales():
+    check_refused(
+        van(), trained(layer_scale_init_value=0.0).state_dict(), 'layer_scale_init_value=0.0'
+    )
+
+
+@pytest.mark.parametrize('key', ['norm2.bias', 'blocks3.1.mlp.fc1.weight'])
+def test_a_missing_weight_is_named(key):
+    weights = trained().state_dict()
+    del weights[key]
+    check_refused(van(), weights, f'1 missing in the checkpoint: {key}')
+
+
+def test_a_superfluous_weight_is_named():
+    weights = trained().state_dict()
+    weights['blocks1.0.attn.extra.weight'] = torch.ones(1)
+    message = '1 superfluous in the checkpoint: blocks1.0.attn.extra.weight'
+    check_refused(van(), weights, message)
+
+
+def test_a_misshaped_weight_is_named():
+    weights = trained().state_dict()
+    weights['norm3.bias'] = torch.ones(7)
+    check_refused(van(), weights, 'norm3.bias (checkpoint (7,), model (8,))')
+
+
+def test_many_problems_are_counted():
+    weights = {k: v for k, v in trained().state_dict().items() if 'blocks3' not in k}
+    assert ' and ' in check_refused(van(), weights, 'missing in the checkpoint', ' more')
+
+
+def test_weights_of_another_model():
+    message = 'the checkpoint is of no VAN, it holds weight, bias'
+    check_refused(van(), nn.Linear(2, 2).state_dict(), message)
+
+
+def test_a_detector_without_weights_for_its_backbone():
+    neck = {'neck.weight': torch.ones(4, 4, 1, 1), 'neck.bias': torch.ones(4)}
+    with pytest.raises(CheckpointError, match='the checkpoint holds nothing for it'):
+        Detector(van()).load_state_dict(neck, strict=False)
+
+
+def test_init_cfg_and_load_from_do_not_load_in_part(tmp_path):
+    torch.save(trained(kernel_size=35).state_dict(), tmp_path / 'van.pth')
+    model = van(
+        kernel_size=23, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'van.pth'))
+    )
+    with pytest.raises(CheckpointError, match='kernel 35'):
+        model.init_weights()
+    with pytest.raises(CheckpointError, match='kernel 35'):
+        load_checkpoint(Detector(model), str(tmp_path / 'van.pth'))
+
+
+# What may differ
+
+
+def test_stages_that_are_not_built_are_left_out_with_one_line():
+    source, target = trained(), van(out_indices=(0, 1))
+    lines = log_of(lambda: target.load_state_dict(source.state_dict()))
+    assert same(target, source)
+    assert len([line for line in lines if 'stages that are not built' in line]) == 1
+
+
+def test_a_stage_that_is_built_must_be_there():
+    weights = trained(out_indices=(0, 1)).state_dict()
+    check_refused(van(), weights, 'missing in the checkpoint: patch_embed3.projection.weight')
+
+
+def test_plugins_keep_their_start_with_one_line():
+    plugins = [dict(cfg=dict(type='LKA', kernel_size=7), position='after_ffn')]
+    source, target = trained(), van(plugins=plugins)
+    lines = log_of(lambda: target.load_state_dict(source.state_dict()))
+    assert same(source, target)
+    assert len([line for line in lines if 'holds no plugins' in line]) == 1
+
+
+def test_plugins_in_the_file_must_be_complete():
+    plugins = [dict(cfg=dict(type='LKA', kernel_size=7), position='after_stage')]
+    weights = trained(plugins=plugins).state_dict()
+    target = van(plugins=plugins)
+    target.load_state_dict(weights)
+    del weights['after_stage2.lka.conv1.bias']
+    check_refused(target, weights, '1 missing in the checkpoint: after_stage2.lka.conv1.bias')
+    check_refused(van(), weights, 'superfluous in the checkpoint: after_stage1.lka')
+
+
+def test_counters_of_batch_norm_may_be_missing():
+    source, target = trained(), van()
+    weights = {k: v for k, v in source.state_dict().items() if 'num_batches' not in k}
+    target.load_state_dict(weights)
+    assert same(source, target)
+
+
+@pytest.mark.parametrize(('eps', 'warned'), [(1e-6, True), (1e-5, False)])
+def test_the_epsilon_of_the_official_detection_code_is_told(eps, warned):
+    weights = to_naming(trained().state_dict(), 'official-detection')
+    target = van(stage_norm_cfg=dict(type='LN', eps=eps))
+    lines = log_of(lambda: target.load_state_dict(weights))
+    assert any('eps=1e-5' in line for line in lines) == warned
