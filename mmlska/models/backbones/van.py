@@ -164,9 +164,7 @@ def normalize_stage(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Apply a stage's norm to a map ``(N, C, H, W)``; LayerNorm acts over the channels."""
     if not isinstance(norm, nn.LayerNorm):
         return norm(x)
-    x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    # mmcv's RoIAlign on the CPU reads any other layout wrongly, and says nothing.
-    return x.contiguous()
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def build_plugins(cfgs: Sequence[dict], in_channels: int) -> nn.Sequential:
@@ -340,7 +338,8 @@ class VAN(WholeLoading, BaseModule):
             x = patch_embed(x)
             for block in blocks:
                 x = block(x)
-            x = after_stage(normalize_stage(norm, x))
+            # mmcv's RoIAlign on the CPU reads any other layout wrongly, and says nothing.
+            x = after_stage(normalize_stage(norm, x)).contiguous()
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)
