@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmlska.analysis.complexity import count_classifier, count_model, default_shape
 from mmlska.engine import check_channels
 from mmlska.models import VAN
+from mmlska.models.layers import decompose_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = [
@@ -34,6 +35,9 @@ ADE20K_NAME = re.compile(
 )
 IMAGENET_NAME = re.compile(rf'{VAN_NAME}_(?P<cards>\d+)xb(?P<batch>\d+)_in1k')
 ROW = re.compile(r'\| \[(\S+)\]\(\./(\S+)\.py\) \| ([\d.]+) \| ([\d.]+) \|')
+KERNEL_ROW = re.compile(
+    r'\| (\d+) \| (\d+) \| 1×(\d+), \3×1 \| 1×(\d+), \4×1 \| (\d+) \| (\d+) \| (\d+) \|'
+)
 
 # The recipes of the papers and of their authors' code, written down apart from the configs.
 RECIPES = {
@@ -458,6 +462,20 @@ def test_sizes_are_the_published_ones(pattern, published):
         assert round(float(rows[pattern.format(arch)][0]), digits) == millions
 
 
+def test_readme_states_the_law_of_kernel_sizes():
+    text = (ROOT / 'configs' / 'van_lska' / 'README.md').read_text(encoding='utf-8')
+    rows = KERNEL_ROW.findall(text)
+    assert [int(row[0]) for row in rows] == sorted((*TINY_KERNELS, 23))
+    for row in rows:
+        kernel_size, dilation, local, dilated, lska, lka, full = map(int, row)
+        assert decompose_kernel(kernel_size) == (local, dilated, dilation)
+        assert (lska, lka, full) == (
+            2 * (local + dilated),
+            local**2 + dilated**2,
+            kernel_size**2,
+        )
+
+
 @pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
 def test_readme_lists_every_config_and_no_other(folder):
     assert set(readme_rows(folder)) == {path.stem for path in folder.glob('*.py')}
@@ -491,4 +509,4 @@ def test_model_index_claims_no_weights_and_names_the_source_of_results(index):
         assert model.weights is None
         if model.results:
             source = model.metadata.data['Results Source']
-            assert 'quoted from' in source and 'not trained here' in source
+            assert re.match('quoted from .*; not trained here|measured here, ', source)

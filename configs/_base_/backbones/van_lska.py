@@ -1,4 +1,6 @@
-# What detection and segmentation share. The kernel size and the drop path are the LSKA paper's.
+# What all tasks share; kernel size and drop path are the LSKA authors'. There is no init_cfg, for
+# no address holds their weights that a script could fetch: as it stands a model starts from random
+# weights, and the READMEs tell how to give it a file.
 van_lska_defaults = dict(
     type='mmlska.VAN',
     arch='tiny',
