@@ -6,7 +6,6 @@ Sources: "Visual Attention Network" (arXiv 2202.09741) and "Large Separable Kern
 
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -22,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from mmlska.checkpoint import WholeLoading
 from mmlska.checkpoint.van_weights import Trait, describe_van
 from mmlska.models.layers import ConvFFN
-from mmlska.models.layers.build import build_layer
+from mmlska.models.layers.build import build_layer, build_plugins
 from mmlska.models.layers.weight_init import init_convs
 from mmlska.registry import MODELS
 
@@ -165,34 +164,6 @@ def normalize_stage(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if not isinstance(norm, nn.LayerNorm):
         return norm(x)
     return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def build_plugins(cfgs: Sequence[dict], in_channels: int) -> nn.Sequential:
-    """Build plugin layers that run one after the other, named as mmdet's ResNet names them.
-
-    Args:
-        cfgs (Sequence[dict]): Configs of the layers; ``postfix`` is appended to the name.
-        in_channels (int): Channels of the map.
-
-    Returns:
-        nn.Sequential: The layers under the names ``_abbr_ + postfix``; empty without configs.
-
-    Raises:
-        ValueError: If two layers would bear the same name.
-    """
-    layers = OrderedDict()
-    for cfg in cfgs:
-        options = dict(cfg)
-        postfix = options.pop('postfix', '')
-        layer = build_layer(options, in_channels)
-        name = f'{getattr(layer, "_abbr_", type(layer).__name__.lower())}{postfix}'
-        if name in layers:
-            raise ValueError(
-                f'two plugins at one position are both named {name!r}; '
-                "give one of them another 'postfix' in its cfg"
-            )
-        layers[name] = layer
-    return nn.Sequential(layers)
 
 
 @MODELS.register_module()

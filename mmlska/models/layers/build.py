@@ -1,4 +1,6 @@
 import copy
+from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -36,3 +38,31 @@ def build_layer(cfg: dict, in_channels: int) -> nn.Module:
         own = ', '.join(sorted(MODELS.module_dict))
         raise KeyError(f'{layer_type!r} is in no model registry; mmlska itself has: {own}')
     return layer_class(in_channels=in_channels, **options)
+
+
+def build_plugins(cfgs: Sequence[dict], in_channels: int) -> nn.Sequential:
+    """Build plugin layers that run one after the other, named as mmdet's ResNet names them.
+
+    Args:
+        cfgs (Sequence[dict]): Configs of the layers; ``postfix`` is appended to the name.
+        in_channels (int): Channels of the map.
+
+    Returns:
+        nn.Sequential: The layers under the names ``_abbr_ + postfix``; empty without configs.
+
+    Raises:
+        ValueError: If two layers would bear the same name.
+    """
+    layers = OrderedDict()
+    for cfg in cfgs:
+        options = dict(cfg)
+        postfix = options.pop('postfix', '')
+        layer = build_layer(options, in_channels)
+        name = f'{getattr(layer, "_abbr_", type(layer).__name__.lower())}{postfix}'
+        if name in layers:
+            raise ValueError(
+                f'two plugins at one position are both named {name!r}; '
+                "give one of them another 'postfix' in its cfg"
+            )
+        layers[name] = layer
+    return nn.Sequential(layers)

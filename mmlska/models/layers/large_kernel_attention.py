@@ -7,7 +7,6 @@ the whole kernel without the dilated decomposition.
 
 from collections.abc import Mapping
 from itertools import count
-from numbers import Integral
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from torch import nn
 from mmlska.checkpoint import rename_keys
 from mmlska.registry import MODELS
 
+from .checks import check_odd, check_positive_int
 from .weight_init import init_convs
 
 
@@ -43,9 +43,9 @@ def decompose_kernel(kernel_size: int, dilation: int | None = None) -> tuple[int
         >>> decompose_kernel(35)
         (5, 11, 3)
     """
-    _check_positive_int('kernel_size', kernel_size)
+    check_positive_int('kernel_size', kernel_size)
     if dilation is not None:
-        _check_positive_int('dilation', dilation)
+        check_positive_int('dilation', dilation)
     d = _default_dilation(kernel_size) if dilation is None else dilation
     if not _is_exact(kernel_size, d):
         chosen = f'dilation={d}' if dilation is not None else f'its default dilation {d}'
@@ -55,11 +55,6 @@ def decompose_kernel(kernel_size: int, dilation: int | None = None) -> tuple[int
             f'Nearest legal sizes: {_nearest(kernel_size, dilation)}.'
         )
     return 2 * d - 1, (kernel_size + 1) // d - 1, d
-
-
-def _check_positive_int(name: str, value: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f'{name} must be a positive integer, but got {value!r}')
 
 
 def _default_dilation(kernel_size: int) -> int:
@@ -79,15 +74,6 @@ def _nearest(kernel_size: int, dilation: int | None) -> str:
     below = next((k for k in range(kernel_size - 1, 0, -1) if legal(k)), None)
     above = next(k for k in count(kernel_size + 1) if legal(k))
     return f'{above}' if below is None else f'{below} and {above}'
-
-
-def _check_odd(kernel_size: int) -> None:
-    _check_positive_int('kernel_size', kernel_size)
-    if kernel_size % 2 == 0:
-        raise ValueError(
-            f'kernel_size={kernel_size} has no centre: it must be odd. '
-            f'Nearest legal sizes: {kernel_size - 1} and {kernel_size + 1}.'
-        )
 
 
 def _depthwise(channels: int, kernel_size: tuple[int, int], dilation: int = 1) -> nn.Conv2d:
@@ -111,7 +97,7 @@ class _DepthwiseGate(nn.Module):
         self, in_channels: int, cascade: Mapping[str, tuple[tuple[int, int], int]]
     ) -> None:
         super().__init__()
-        _check_positive_int('in_channels', in_channels)
+        check_positive_int('in_channels', in_channels)
         for name, (kernel_size, dilation) in cascade.items():
             self.add_module(name, _depthwise(in_channels, kernel_size, dilation))
         self.conv1 = nn.Conv2d(in_channels, in_channels, 1)
@@ -208,7 +194,7 @@ class LKATrivial(_DepthwiseGate):
     _abbr_ = 'lka_trivial'
 
     def __init__(self, in_channels: int, kernel_size: int = 23) -> None:
-        _check_odd(kernel_size)
+        check_odd(kernel_size)
         super().__init__(in_channels, {'conv0': ((kernel_size, kernel_size), 1)})
 
 
@@ -229,7 +215,7 @@ class LSKATrivial(_DepthwiseGate):
     _abbr_ = 'lska_trivial'
 
     def __init__(self, in_channels: int, kernel_size: int = 23) -> None:
-        _check_odd(kernel_size)
+        check_odd(kernel_size)
         super().__init__(
             in_channels, {'conv0h': ((1, kernel_size), 1), 'conv0v': ((kernel_size, 1), 1)}
         )
