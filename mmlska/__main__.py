@@ -1,6 +1,7 @@
 """Command line of the package: ``python -m mmlska check`` and ``python -m mmlska configs``."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -69,4 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
+    # A reader that has seen enough, such as `head`, ends the program without a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

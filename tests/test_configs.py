@@ -307,7 +307,7 @@ def test_drop_path_is_the_published_one(path):
 
 @every([path for path in PAPER_CONFIGS if scope_of(path) != 'mmpretrain'])
 def test_channels_are_checked_before_training(path):
-    assert dict(type='mmlska.ChannelCheckHook') in read(path).custom_hooks
+    assert dict(type='mmlska.BackboneCheckHook') in read(path).custom_hooks
 
 
 @pytest.mark.parametrize(

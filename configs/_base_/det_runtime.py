@@ -1,3 +1,3 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
 
-custom_hooks = [dict(type='mmlska.ChannelCheckHook')]
+custom_hooks = [dict(type='mmlska.BackboneCheckHook')]

@@ -13,4 +13,4 @@ load_from = None
 resume = False
 
 tta_model = dict(type='SegTTAModel')
-custom_hooks = [dict(type='mmlska.ChannelCheckHook')]
+custom_hooks = [dict(type='mmlska.BackboneCheckHook')]

@@ -24,6 +24,8 @@ class WholeLoading:
     detector in the file, stages that the model does not build, and plugins that the file lacks.
     """
 
+    has_loaded_weights = False
+
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.register_load_state_dict_post_hook(_forget_offered_keys)
@@ -52,6 +54,7 @@ class WholeLoading:
         fitted = self._fit(own)
         state_dict.update({prefix + key: value for key, value in fitted.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.has_loaded_weights = True
 
     def _fit(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The weights for the model, or an error that tells how they differ from it."""

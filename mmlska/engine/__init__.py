@@ -1,3 +1,3 @@
-from .channel_check import ChannelCheckHook, check_channels
+from .backbone_check import BackboneCheckHook, check_channels
 
-__all__ = ['ChannelCheckHook', 'check_channels']
+__all__ = ['BackboneCheckHook', 'check_channels']

@@ -87,6 +87,15 @@ def test_loads_whole(route, naming, wrapper, prefix, head, tmp_path):
     assert same(source, target)
 
 
+def test_a_mixture_of_namings_loads_whole():
+    # mmseg's conversions of VAN: official blocks and patches, but mmpretrain's FFN.
+    source, target = trained(), van()
+    weights = to_naming(source.state_dict(), 'official')
+    weights = {k.replace('mlp.dwconv.dwconv', 'mlp.dwconv'): v for k, v in weights.items()}
+    target.load_state_dict(weights)
+    assert same(source, target)
+
+
 @pytest.mark.parametrize('kind', ['LKA', 'LSKA', 'LKATrivial', 'LSKATrivial'])
 @pytest.mark.parametrize('naming', [*NAMINGS, 'mmpretrain'])
 def test_every_kind_of_attention_loads_whole(kind, naming):

@@ -3,7 +3,7 @@ import torch
 from mmengine.registry import HOOKS
 from torch import nn
 
-from mmlska.engine import ChannelCheckHook, check_channels
+from mmlska.engine import BackboneCheckHook, check_channels
 from mmlska.models import VAN
 
 
@@ -32,7 +32,7 @@ def test_a_wrong_neck_is_named_with_the_right_value():
 
 def test_of_several_necks_the_first_counts():
     necks = nn.Sequential(Part(in_channels=[64, 128]), Part(in_channels=256))
-    with pytest.raises(ValueError, match='neck.in_channels'):
+    with pytest.raises(ValueError, match=r'neck\.in_channels=\[64, 128\]'):
         check_channels(model(backbone=VAN('tiny', out_indices=(0, 1)), neck=necks))
 
 
@@ -48,11 +48,33 @@ def test_other_backbones_are_passed_over():
 
 
 def test_the_hook_is_registered_and_checks_before_the_run():
-    hook = HOOKS.build(dict(type='mmlska.ChannelCheckHook'))
-    assert isinstance(hook, ChannelCheckHook)
+    hook = HOOKS.build(dict(type='mmlska.BackboneCheckHook'))
+    assert isinstance(hook, BackboneCheckHook)
     runner = Part(model=model(backbone=VAN('tiny'), neck=Part(in_channels=[1])))
     with pytest.raises(ValueError, match='does not fit the backbone'):
         hook.before_run(runner)
+
+
+def warnings_before_training(backbone):
+    lines = []
+    logger = Part()
+    logger.__dict__['warning'] = lines.append
+    runner = Part(model=model(backbone=backbone), logger=logger)
+    BackboneCheckHook().before_train(runner)
+    return lines
+
+
+def test_a_start_from_random_weights_is_told():
+    (line,) = warnings_before_training(VAN('tiny', out_indices=(0,)))
+    assert 'VAN trains from random weights' in line
+    assert 'model.backbone.init_cfg.checkpoint=PATH' in line
+
+
+def test_a_start_from_loaded_weights_needs_no_warning():
+    backbone = VAN('tiny', out_indices=(0,))
+    backbone.load_state_dict(VAN('tiny', out_indices=(0,)).state_dict())
+    assert warnings_before_training(backbone) == []
+    assert warnings_before_training(nn.Conv2d(3, 8, 1)) == []
 
 
 def test_a_built_detector_is_checked():

@@ -2,6 +2,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import nn
 
+from mmlska.checkpoint import WholeLoading
 from mmlska.registry import HOOKS
 
 
@@ -47,16 +48,34 @@ def _select(channels: tuple[int, ...], index) -> tuple[int, ...] | int:
 
 
 @HOOKS.register_module()
-class ChannelCheckHook(Hook):
-    """Stop before the first iteration where backbone and neck do not fit, see `check_channels`."""
+class BackboneCheckHook(Hook):
+    """Say in time what a run would otherwise show late, or never.
+
+    A backbone that does not fit its neck stops the run before the first iteration. A backbone that
+    neither ``init_cfg`` nor ``load_from`` nor ``--resume`` gave weights is told in one warning:
+    recipes for fine-tuning reach far less from random weights, and nothing else shows it.
+    """
 
     priority = 'VERY_HIGH'
 
     def before_run(self, runner) -> None:
-        """Check the runner's model.
+        """Check the channels, see :func:`check_channels`.
 
         Raises:
             ValueError: If backbone and neck do not fit.
         """
-        model = runner.model
-        check_channels(model.module if is_model_wrapper(model) else model)
+        check_channels(_unwrapped(runner.model))
+
+    def before_train(self, runner) -> None:
+        """Warn of random weights."""
+        backbone = getattr(_unwrapped(runner.model), 'backbone', None)
+        if isinstance(backbone, WholeLoading) and not backbone.has_loaded_weights:
+            runner.logger.warning(
+                f'{type(backbone).__name__} trains from random weights: no init_cfg and no '
+                'load_from names a checkpoint. To start from a file, add --cfg-options '
+                'model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=PATH'
+            )
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
