@@ -7,23 +7,28 @@ Sources: "Visual Attention Network" (arXiv 2202.09741) and "Large Separable Kern
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
 from mmengine.logging import print_log
-from mmengine.model import BaseModule
-from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mmlska.checkpoint import WholeLoading
 from mmlska.checkpoint.van_weights import Trait, describe_van
 from mmlska.models.layers import ConvFFN
 from mmlska.models.layers.build import build_layer, build_plugins
 from mmlska.models.layers.weight_init import init_convs
 from mmlska.registry import MODELS
+
+from .base import (
+    ArchError,
+    StagedBackbone,
+    check_rates,
+    drop_path_rates,
+    normalize_channels,
+    resolve_arch,
+)
 
 WIDE = [64, 128, 320, 512]
 ARCHS = {
@@ -38,13 +43,6 @@ ARCHS = {
 FFN_RATIOS = [8, 8, 4, 4]
 BLOCK_POSITIONS = ('after_attention', 'after_ffn')
 PLUGIN_POSITIONS = (*BLOCK_POSITIONS, 'after_stage')
-
-
-class ArchError(ValueError, AssertionError):
-    """An architecture that VAN does not have.
-
-    Also an AssertionError, as mmpretrain's VAN raises, so that code written for either catches it.
-    """
 
 
 class PatchEmbed(nn.Module):
@@ -159,15 +157,8 @@ def scale_channels(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     return x if scale is None else x * scale[:, None, None]
 
 
-def normalize_stage(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Apply a stage's norm to a map ``(N, C, H, W)``; LayerNorm acts over the channels."""
-    if not isinstance(norm, nn.LayerNorm):
-        return norm(x)
-    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 @MODELS.register_module()
-class VAN(WholeLoading, BaseModule):
+class VAN(StagedBackbone):
     """Visual Attention Network with LSKA, LKA or any other attention layer.
 
     Args:
@@ -241,24 +232,21 @@ class VAN(WholeLoading, BaseModule):
         init_cfg: dict | list[dict] | None = None,
         patch_sizes: Sequence[int] = (7, 3, 3, 3),
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        self.arch_settings = resolve_arch(arch, self.arch_zoo)
-        self.embed_dims = self.arch_settings['embed_dims']
-        self.depths = self.arch_settings['depths']
-        self.ffn_ratios = self.arch_settings['ffn_ratios']
-        _check_patch_sizes(patch_sizes, len(self.depths))
-        _check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
-        self.out_indices = resolve_out_indices(out_indices, len(self.depths))
-        self.num_stages = self.out_indices[-1] + 1
-        self.frozen_stages = _check_frozen_stages(frozen_stages, self.num_stages)
-        self.norm_eval = norm_eval
-        stage_plugins = sort_plugins(plugins, len(self.depths))
+        settings = resolve_arch(arch, self.arch_zoo)
+        depths = settings['depths']
+        _check_patch_sizes(patch_sizes, len(depths))
+        check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+        super().__init__(len(depths), out_indices, frozen_stages, norm_eval, init_cfg)
+        self.arch_settings = settings
+        self.embed_dims = settings['embed_dims']
+        self.depths = depths
+        self.ffn_ratios = settings['ffn_ratios']
+        stage_plugins = sort_plugins(plugins, len(depths))
 
-        drop_path_rates = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu')
+        rates = drop_path_rates(drop_path_rate, depths)
         for i in range(self.num_stages):
             dims = self.embed_dims[i]
             stage_in = in_channels if i == 0 else self.embed_dims[i - 1]
-            start = sum(self.depths[:i])
             blocks = [
                 VANBlock(
                     dims,
@@ -272,7 +260,7 @@ class VAN(WholeLoading, BaseModule):
                     plugins=stage_plugins[i],
                     with_cp=with_cp,
                 )
-                for rate in drop_path_rates[start : start + self.depths[i]].tolist()
+                for rate in rates[i]
             ]
             patch_embed = PatchEmbed(stage_in, dims, patch_sizes[i], norm_cfg)
             self.add_module(f'patch_embed{i + 1}', patch_embed)
@@ -280,8 +268,7 @@ class VAN(WholeLoading, BaseModule):
             self.add_module(f'norm{i + 1}', build_norm_layer(stage_norm_cfg, dims)[1])
             after_stage = build_plugins(stage_plugins[i]['after_stage'], dims)
             self.add_module(f'after_stage{i + 1}', after_stage)
-        # Before an optimizer or a DDP wrapper sees the model, not only when train() is called.
-        self._freeze_stages()
+        self.freeze_stages()
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -293,43 +280,13 @@ class VAN(WholeLoading, BaseModule):
         names = ('patch_embed', 'blocks', 'norm', 'after_stage')
         return [getattr(self, f'{name}{index + 1}') for name in names]
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Turn images into a pyramid of feature maps.
-
-        Args:
-            x (Tensor): Images ``(N, in_channels, H, W)`` of any size.
-
-        Returns:
-            tuple[Tensor]: One map ``(N, C_i, ceil(H / s_i), ceil(W / s_i))`` for each out index, at
-            strides ``s`` of 4, 8, 16 and 32.
-        """
-        outs = []
-        for i in range(self.num_stages):
-            patch_embed, blocks, norm, after_stage = self.stage(i)
-            x = patch_embed(x)
-            for block in blocks:
-                x = block(x)
-            # mmcv's RoIAlign on the CPU reads any other layout wrongly, and says nothing.
-            x = after_stage(normalize_stage(norm, x)).contiguous()
-            if i in self.out_indices:
-                outs.append(x)
-        return tuple(outs)
-
-    def train(self, mode: bool = True) -> 'VAN':
-        """Set the training mode; frozen stages, and norms under ``norm_eval``, stay as they are."""
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def _freeze_stages(self) -> None:
-        for i in range(self.frozen_stages + 1):
-            for module in self.stage(i):
-                module.eval()
-                module.requires_grad_(False)
+    def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """Embed the patches, run the blocks, normalise, and run the plugins."""
+        patch_embed, blocks, norm, after_stage = self.stage(index)
+        x = patch_embed(x)
+        for block in blocks:
+            x = block(x)
+        return after_stage(normalize_channels(norm, x))
 
     def describe_weights(self, state_dict: Mapping) -> dict[str, Trait]:
         """Attention, kernel size and architecture that the weights are of."""
@@ -355,51 +312,6 @@ class VAN(WholeLoading, BaseModule):
                 'current',
                 logging.WARNING,
             )
-
-
-def resolve_arch(arch: str | dict, zoo: dict[str, dict]) -> dict[str, list]:
-    """The settings of a named architecture, or a checked copy of a custom one.
-
-    Raises:
-        ArchError: If the name is not in ``zoo``, or if the dict does not hold exactly the lists
-            ``embed_dims``, ``depths`` and ``ffn_ratios`` with one positive number a stage.
-    """
-    if isinstance(arch, str):
-        if arch.lower() not in zoo:
-            raise ArchError(f'Arch {arch!r} is not in default archs: {", ".join(zoo)}')
-        return {key: list(values) for key, values in zoo[arch.lower()].items()}
-    keys = ('embed_dims', 'depths', 'ffn_ratios')
-    if not isinstance(arch, dict) or set(arch) != set(keys):
-        got = sorted(arch) if isinstance(arch, dict) else repr(arch)
-        raise ArchError(f'Custom arch needs a dict with the keys {", ".join(keys)}, but got {got}')
-    settings = {key: arch[key] for key in keys}
-    for key, values in settings.items():
-        number = (int, float) if key == 'ffn_ratios' else int
-        if not isinstance(values, Sequence) or not all(
-            isinstance(value, number) and not isinstance(value, bool) and value > 0
-            for value in values
-        ):
-            raise ArchError(f'Custom arch needs positive numbers, but {key} is {values!r}')
-    if len({len(values) for values in settings.values()}) != 1 or not settings['depths']:
-        lengths = ', '.join(f'{key} has {len(values)}' for key, values in settings.items())
-        raise ArchError(f'Custom arch needs one entry a stage in each list, but {lengths}')
-    return {key: list(values) for key, values in settings.items()}
-
-
-def resolve_out_indices(out_indices: Sequence[int] | int, num_stages: int) -> tuple[int, ...]:
-    """Out indices as an increasing tuple within the stages; negative ones count from the end.
-
-    Raises:
-        ValueError: If there is none, one is out of range, or they do not increase.
-    """
-    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    allowed = f'stages 0 to {num_stages - 1} in increasing order, each once'
-    if not given or not all(isinstance(i, int) and -num_stages <= i < num_stages for i in given):
-        raise ValueError(f'out_indices={out_indices!r} is out of range: allowed are {allowed}')
-    indices = tuple(i % num_stages for i in given)
-    if any(later <= earlier for earlier, later in pairwise(indices)):
-        raise ValueError(f'out_indices={out_indices!r} is not possible: allowed are {allowed}')
-    return indices
 
 
 def sort_plugins(plugins: Sequence[dict] | None, num_stages: int) -> list[dict[str, list[dict]]]:
@@ -446,18 +358,3 @@ def _check_patch_sizes(patch_sizes: Sequence[int], num_stages: int) -> None:
         )
     if any(size < 1 or size % 2 == 0 for size in patch_sizes):
         raise ValueError(f'patch_sizes must be odd and positive, but got {tuple(patch_sizes)}')
-
-
-def _check_rates(**rates: float) -> None:
-    for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f'{name}={rate} is not possible: it must lie in [0, 1)')
-
-
-def _check_frozen_stages(frozen_stages: int, num_stages: int) -> int:
-    if not -1 <= frozen_stages < num_stages:
-        raise ValueError(
-            f'frozen_stages={frozen_stages} is out of range: allowed are -1 (none) to '
-            f'{num_stages - 1}, the last stage that is built'
-        )
-    return frozen_stages
