@@ -52,15 +52,23 @@ def canonical(key: str) -> str:
     return _replace(key, TO_MMLSKA)
 
 
-def rename_keys(state_dict: MutableMapping, prefix: str = '') -> None:
+def rename_keys(
+    state_dict: MutableMapping, prefix: str = '', rules: list[tuple[str, str]] = TO_MMLSKA
+) -> None:
     """Give the weights under ``prefix`` our names, in place and in their order.
+
+    Args:
+        state_dict (MutableMapping): Weights.
+        prefix (str): What the names of the weights begin with; the rules see what follows it.
+        rules (list[tuple[str, str]]): Patterns and replacements, applied one after the other.
+            Defaults to those of the VAN family.
 
     Raises:
         KeyError: If two names stand for the same weight.
     """
     renamed = {}
     for key in [key for key in state_dict if key.startswith(prefix)]:
-        name = prefix + canonical(key[len(prefix) :])
+        name = prefix + _replace(key[len(prefix) :], rules)
         if name in renamed:
             raise KeyError(f'the checkpoint holds {name!r} twice, once as {key!r}')
         renamed[name] = state_dict.pop(key)

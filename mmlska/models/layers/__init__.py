@@ -1,4 +1,18 @@
+from .attention_sequence import AttentionSequence
+from .context_aggregation import ContextAggregation
 from .conv_ffn import ConvFFN
+from .eca import ECA, adaptive_kernel_size
 from .large_kernel_attention import LKA, LSKA, LKATrivial, LSKATrivial, decompose_kernel
 
-__all__ = ['LKA', 'LSKA', 'ConvFFN', 'LKATrivial', 'LSKATrivial', 'decompose_kernel']
+__all__ = [
+    'ECA',
+    'LKA',
+    'LSKA',
+    'AttentionSequence',
+    'ContextAggregation',
+    'ConvFFN',
+    'LKATrivial',
+    'LSKATrivial',
+    'adaptive_kernel_size',
+    'decompose_kernel',
+]

@@ -101,6 +101,10 @@ class _DepthwiseGate(nn.Module):
         for name, (kernel_size, dilation) in cascade.items():
             self.add_module(name, _depthwise(in_channels, kernel_size, dilation))
         self.conv1 = nn.Conv2d(in_channels, in_channels, 1)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialise as in VAN, also where a surrounding model has initialised all its layers."""
         init_convs(*self.children())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

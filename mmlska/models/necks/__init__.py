@@ -1,0 +1,3 @@
+from .pyramid_attention import PyramidAttention, SpatialContextPyramid
+
+__all__ = ['PyramidAttention', 'SpatialContextPyramid']
