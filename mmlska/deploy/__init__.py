@@ -1,0 +1,3 @@
+from .fusing import fuse
+
+__all__ = ['fuse']
