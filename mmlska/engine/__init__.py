@@ -1,4 +1,4 @@
-from .channel_check import ChannelCheckHook, check_channels
-from .plugin_check import PluginCheckHook, check_plugins
+from .backbone_check import BackboneCheckHook, check_channels
+from .plugin_check import check_plugins
 
-__all__ = ['ChannelCheckHook', 'PluginCheckHook', 'check_channels', 'check_plugins']
+__all__ = ['BackboneCheckHook', 'check_channels', 'check_plugins']

@@ -5,6 +5,8 @@ from torch import nn
 from mmlska.checkpoint import WholeLoading
 from mmlska.registry import HOOKS
 
+from .plugin_check import check_plugins
+
 
 def check_channels(model: nn.Module) -> None:
     """Compare the channels that a backbone hands out with those that its consumer expects.
@@ -51,20 +53,23 @@ def _select(channels: tuple[int, ...], index) -> tuple[int, ...] | int:
 class BackboneCheckHook(Hook):
     """Say in time what a run would otherwise show late, or never.
 
-    A backbone that does not fit its neck stops the run before the first iteration. A backbone that
-    neither ``init_cfg`` nor ``load_from`` nor ``--resume`` gave weights is told in one warning:
-    recipes for fine-tuning reach far less from random weights, and nothing else shows it.
+    A backbone that does not fit its neck, or never runs one of its plugins, stops the run before
+    the first iteration. A backbone that neither ``init_cfg`` nor ``load_from`` nor ``--resume``
+    gave weights is told in one warning: recipes for fine-tuning reach far less from random weights,
+    and nothing else shows it.
     """
 
     priority = 'VERY_HIGH'
 
     def before_run(self, runner) -> None:
-        """Check the channels, see :func:`check_channels`.
+        """Check the model, see :func:`check_channels` and :func:`check_plugins`.
 
         Raises:
-            ValueError: If backbone and neck do not fit.
+            ValueError: If backbone and neck do not fit, or a plugin would never run.
         """
-        check_channels(_unwrapped(runner.model))
+        model = _unwrapped(runner.model)
+        check_channels(model)
+        check_plugins(model)
 
     def before_train(self, runner) -> None:
         """Warn of random weights."""

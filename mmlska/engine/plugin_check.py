@@ -1,10 +1,6 @@
 from types import SimpleNamespace
 
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import nn
-
-from mmlska.registry import HOOKS
 
 
 def check_plugins(model: nn.Module) -> None:
@@ -34,19 +30,3 @@ def _runs_all(block: nn.Module) -> bool:
     """Whether a block hands the output of one plugin to the next, tried out on two counters."""
     counters = SimpleNamespace(one=lambda x: x + 1, two=lambda x: x + 1)
     return type(block).forward_plugin(counters, 0, ['one', 'two']) == 2
-
-
-@HOOKS.register_module()
-class PluginCheckHook(Hook):
-    """Stop before the first iteration where a plugin would never run, see `check_plugins`."""
-
-    priority = 'VERY_HIGH'
-
-    def before_run(self, runner) -> None:
-        """Check the runner's model.
-
-        Raises:
-            ValueError: If a plugin would never run.
-        """
-        model = runner.model
-        check_plugins(model.module if is_model_wrapper(model) else model)
