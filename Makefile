@@ -67,7 +67,8 @@ $(READY): | $(BIN)/python
 		| awk '/^ *\[[0-9]+\/[0-9]+\]/ { printf "\r    compiled %s ", $$1; fflush(); n++ } END { if (n) print "" }' \
 		|| { tail -n 30 $(BUILD_LOG) >&2; $(call fail,$(MMCV_HINT)); }
 	$(say) 'Installing mmengine, mmdet, mmseg, mmlska and the development tools'
-	@$(PIP) --quiet --editable '.[onedl,demo,dev]' || $(call fail,$(NETWORK_HINT))
+	@# setuptools warns about every editable installation.
+	@PYTHONWARNINGS=ignore $(PIP) --quiet --editable '.[onedl,demo,dev]' || $(call fail,$(NETWORK_HINT))
 	@# Two of the packages above ask for two builds of OpenCV, which overwrite each other. The last one stays, and only the
 	@# headless one works on a machine without libGL.
 	@$(PIP) --quiet --force-reinstall --no-deps opencv-python-headless || $(call fail,$(NETWORK_HINT))
