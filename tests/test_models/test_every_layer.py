@@ -18,7 +18,9 @@ LAYERS = {
     'LKATrivial': dict(kernel_size=5),
     'LSKATrivial': dict(kernel_size=5),
     'ContextAggregation': dict(reduction=2),
+    'DFCAttention': {},
     'ECA': {},
+    'MixedAffinity': dict(num_heads=2),
     'AttentionSequence': dict(layers=[dict(type='LSKA', kernel_size=7), dict(type='ECA')]),
 }
 SIZES = [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7), (12, 8)]

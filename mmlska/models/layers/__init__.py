@@ -1,8 +1,10 @@
 from .attention_sequence import AttentionSequence
 from .context_aggregation import ContextAggregation
 from .conv_ffn import ConvFFN
+from .dfc_attention import DFCAttention
 from .eca import ECA, adaptive_kernel_size
 from .large_kernel_attention import LKA, LSKA, LKATrivial, LSKATrivial, decompose_kernel
+from .mixed_affinity import MixedAffinity
 
 __all__ = [
     'ECA',
@@ -11,8 +13,10 @@ __all__ = [
     'AttentionSequence',
     'ContextAggregation',
     'ConvFFN',
+    'DFCAttention',
     'LKATrivial',
     'LSKATrivial',
+    'MixedAffinity',
     'adaptive_kernel_size',
     'decompose_kernel',
 ]
