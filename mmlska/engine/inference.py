@@ -101,7 +101,7 @@ class Predictor:
         # mmengine hands out visualizers by name and would give two predictors the same one.
         name = f'predictor_{id(self)}'
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name=name))
-        self.visualizer.dataset_meta = dataset_meta or classes_of(dataset_cfg)
+        self.visualizer.dataset_meta = with_palette(dataset_meta or classes_of(dataset_cfg))
 
     def __call__(self, path: str | Path) -> BaseDataElement:
         """Predict on one image file.
@@ -149,7 +149,7 @@ class Predictor:
         if self.is_detector:
             found = prediction.pred_instances
             counts = Counter(found.labels[found.scores > score_thr].tolist())
-            words = [f'{count} {classes[label]}' for label, count in counts.most_common()]
+            words = [f'{count} x {classes[label]}' for label, count in counts.most_common()]
             return ', '.join(words) or f'nothing above a score of {score_thr}'
         counts = Counter(prediction.pred_sem_seg.data.flatten().tolist())
         area = sum(counts.values())
@@ -197,6 +197,14 @@ def classes_of(dataset_cfg: dict) -> dict:
     with DATASETS.switch_scope_and_registry(None) as registry:
         known = registry.get(dataset_cfg['type']).METAINFO
     return {**known, **dataset_cfg.get('metainfo', {})}
+
+
+def with_palette(meta: dict) -> dict:
+    """Give each class a colour, the same in every run, where the data set has none."""
+    if meta.get('palette'):
+        return meta
+    colours = np.random.default_rng(0).integers(40, 256, size=(len(meta['classes']), 3))
+    return {**meta, 'palette': [tuple(colour) for colour in colours.tolist()]}
 
 
 def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict | None]:
