@@ -1,6 +1,6 @@
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from mmengine.logging import print_log
@@ -45,13 +45,21 @@ class WholeLoading:
     def note_origin(self, keys: list[str]) -> None:
         """Say what the user should know of the codebase that named the weights so."""
 
+    def adapt_weights(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The weights, under our names, as they are to be loaded."""
+        return given
+
+    def more_remedies(self, given: Mapping, differing: Iterable[str]) -> list[str]:
+        """What else the user can do about weights that differ in these config options."""
+        return []
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         under_prefix = [key for key in state_dict if key.startswith(prefix)]
         given = {key[len(prefix) :]: state_dict.pop(key) for key in under_prefix}
         own = _take_backbone(given)
         self.note_origin(list(own))
         rename_keys(own)
-        fitted = self._fit(own)
+        fitted = self._fit(self.adapt_weights(own))
         state_dict.update({prefix + key: value for key, value in fitted.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.has_loaded_weights = True
@@ -94,7 +102,8 @@ class WholeLoading:
         lines = [f'{name} loads none of these weights: {"; ".join(reasons) or "they do not fit"}.']
         if differing:
             fixes = ', '.join(f'{key}={value.config}' for key, value in differing.items())
-            lines.append(f'Build the model with {fixes}, or use other weights.')
+            remedies = [f'Build the model with {fixes}', *self.more_remedies(given, differing)]
+            lines.append(f'{", ".join(remedies)}, or use other weights.')
         for problem, keys in problems.items():
             if keys:
                 more = f' and {len(keys) - SHOWN_KEYS} more' if len(keys) > SHOWN_KEYS else ''

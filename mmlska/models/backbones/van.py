@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmlska.checkpoint.van_weights import Trait, describe_van
+from mmlska.checkpoint.warm_start import WarmStart
 from mmlska.models.layers import ConvFFN
 from mmlska.models.layers.build import build_layer, build_plugins
 from mmlska.models.layers.weight_init import init_convs
@@ -158,7 +159,7 @@ def scale_channels(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
 
 
 @MODELS.register_module()
-class VAN(StagedBackbone):
+class VAN(WarmStart, StagedBackbone):
     """Visual Attention Network with LSKA, LKA or any other attention layer.
 
     Args:
@@ -191,7 +192,9 @@ class VAN(StagedBackbone):
         with_cp (bool): Recompute the activations of the blocks in the backward pass to save memory.
             Defaults to False.
         init_cfg (dict | list[dict], optional): mmengine's initialisation config. None keeps the
-            initialisation of the official classification code. Defaults to None.
+            initialisation of the official classification code. ``convert=dict()`` in one of type
+            'Pretrained' starts from weights of another LKA or LSKA, see
+            :class:`mmlska.checkpoint.warm_start.WarmStart`. Defaults to None.
         patch_sizes (Sequence[int]): Odd kernel size of each patch embedding; the stride is
             ``patch_size // 2 + 1``. Defaults to ``(7, 3, 3, 3)``.
 
