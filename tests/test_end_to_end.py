@@ -4,6 +4,7 @@ Only paths, batch size, image scale and the length of the run are overridden, al
 line, so that a few minutes on two CPU cores suffice.
 """
 
+import importlib.metadata
 import importlib.util
 import shutil
 from pathlib import Path
@@ -267,5 +268,7 @@ def test_mim_trains_a_config_by_its_path(data, tmp_path):
     config = find_config(RETINANET.config).resolve()
     overrides = options(RETINANET, data, {'epoch': 1})
     arguments = ['--gpus', '0', '--launcher', 'none', '--work-dir', tmp_path, *overrides]
-    run('-m', 'mim', 'train', 'mmdet', config, *arguments, cwd=tmp_path)
+    # mim knows a package by its distribution: mmdet, or onedl-mmdetection.
+    distribution = importlib.metadata.packages_distributions()['mmdet'][0]
+    run('-m', 'mim', 'train', distribution, config, *arguments, cwd=tmp_path)
     assert len(logged(tmp_path)) == TRAIN_IMAGES['epoch']
