@@ -40,6 +40,26 @@ VAN_KEY = re.compile(
 )
 HEAD_KEY = re.compile(r'head\.[\w.]+')
 
+# The other backbones, with their classifiers: what every key matches, and a part of some key that
+# their nearest relatives, GhostNet and UniFormer, do not have.
+OTHER_BACKBONES = {
+    'GhostNetV2': (
+        re.compile(
+            r'conv_stem\.weight|bn1\.\w+|(conv_head|classifier)\.\w+'
+            r'|blocks\.\d+\.\d+\.((conv_dw|bn_dw|conv|bn1|se\.conv_(reduce|expand)|shortcut\.\d)\.\w+'
+            r'|ghost[12]\.(primary_conv|cheap_operation|short_conv)\.\d\.\w+)'
+        ),
+        '.short_conv.',
+    ),
+    'CONTAINER': (
+        re.compile(
+            r'patch_embed\d+\.(projection|norm)\.\w+|(norm|head)\.\w+'
+            r'|blocks\d+\.\d+\.(sa_weight|(pos_embed|norm[12]|conv[12]?|attn|mlp\.fc[12])\.\w+)'
+        ),
+        '.sa_weight',
+    ),
+}
+
 
 def _replace(key: str, rules: list[tuple[str, str]]) -> str:
     for pattern, replacement in rules:
@@ -111,3 +131,14 @@ def recognise_naming(keys: list[str]) -> str | None:
     if any('.DW_conv_h.' in key for key in backbone):
         return 'official detection'
     return 'mmlska or mmpretrain'
+
+
+def is_backbone(keys: list[str]) -> bool:
+    """Whether the keys are those of a bare backbone of ours, in the names of any codebase."""
+    if recognise_naming(keys) is not None:
+        return True
+    names = [canonical(key) for key in keys]
+    return any(
+        all(pattern.fullmatch(name) for name in names) and any(mark in name for name in names)
+        for pattern, mark in OTHER_BACKBONES.values()
+    )

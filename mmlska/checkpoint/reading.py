@@ -12,13 +12,16 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 
-from .naming import recognise_naming
+from .naming import is_backbone
 
 WRAPPERS = ('state_dict', 'model', 'state_dict_ema')
 PUBLISHED = (
     'LSKA weights are published at '
     'https://github.com/StevenLauHKHK/Large-Separable-Kernel-Attention, '
-    'LKA weights at https://github.com/Visual-Attention-Network/VAN-Classification'
+    'LKA weights at https://github.com/Visual-Attention-Network/VAN-Classification, '
+    'GhostNetV2 weights at '
+    'https://github.com/huawei-noah/Efficient-AI-Backbones/releases/tag/GhostNetV2, '
+    'CONTAINER-Light weights at https://github.com/allenai/container'
 )
 
 
@@ -145,7 +148,7 @@ def load_from_local(filename: str, map_location=None) -> dict:
     state_dict = {key.removeprefix('module.'): value for key, value in unwrap(checkpoint).items()}
     inside = [key.removeprefix('backbone.') for key in state_dict if key.startswith('backbone.')]
     as_mmengine_expects = inside and 'state_dict' in checkpoint
-    if as_mmengine_expects or recognise_naming(inside or list(state_dict)) is None:
+    if as_mmengine_expects or not is_backbone(inside or list(state_dict)):
         return checkpoint
     offered = {} if inside else {f'backbone.{key}': value for key, value in state_dict.items()}
     return {**checkpoint, 'state_dict': {**state_dict, **offered}}

@@ -31,20 +31,33 @@ def recognise_van(weights: Mapping, num_stages: int | None = None) -> dict:
         ``layer_scale_init_value`` (0 without layer scales) and ``out_indices``; empty if the
         weights are of no VAN.
     """
+    arch = recognise_sizes(weights, num_stages)
+    if not arch:
+        return {}
+    return dict(
+        arch=arch,
+        attention=_attention(weights),
+        layer_scale_init_value=1e-2 if 'blocks1.0.layer_scale_1' in weights else 0.0,
+        out_indices=tuple(range(len(arch['depths']))),
+    )
+
+
+def recognise_sizes(weights: Mapping, num_stages: int | None = None) -> dict[str, list]:
+    """``embed_dims``, ``depths`` and ``ffn_ratios`` of a backbone named like VAN, else nothing.
+
+    Args:
+        weights (Mapping): Weights under our names.
+        num_stages (int, optional): Stages to look at. Defaults to None: all.
+    """
     dims = _stage_widths(weights)[:num_stages]
     if not dims or 'blocks1.0.mlp.fc1.weight' not in weights:
         return {}
     stages = range(1, len(dims) + 1)
     hidden = [weights.get(f'blocks{i}.0.mlp.fc1.weight') for i in stages]
     return dict(
-        arch=dict(
-            embed_dims=dims,
-            depths=[_depth(weights, i) for i in stages],
-            ffn_ratios=[_ratio(h, c) for h, c in zip(hidden, dims, strict=True)],
-        ),
-        attention=_attention(weights),
-        layer_scale_init_value=1e-2 if 'blocks1.0.layer_scale_1' in weights else 0.0,
-        out_indices=tuple(range(len(dims))),
+        embed_dims=dims,
+        depths=[_depth(weights, i) for i in stages],
+        ffn_ratios=[_ratio(h, c) for h, c in zip(hidden, dims, strict=True)],
     )
 
 

@@ -1,6 +1,6 @@
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from mmengine.logging import print_log
@@ -42,6 +42,10 @@ class WholeLoading:
         """Whether a weight of the model that the file does not have is no mistake."""
         return False
 
+    def is_head(self, key: str) -> bool:
+        """Whether a weight of the file belongs to a classification head."""
+        return HEAD_KEY.fullmatch(key) is not None
+
     def note_origin(self, keys: list[str]) -> None:
         """Say what the user should know of the codebase that named the weights so."""
 
@@ -56,7 +60,7 @@ class WholeLoading:
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         under_prefix = [key for key in state_dict if key.startswith(prefix)]
         given = {key[len(prefix) :]: state_dict.pop(key) for key in under_prefix}
-        own = _take_backbone(given)
+        own = _take_backbone(given, self.is_head)
         self.note_origin(list(own))
         rename_keys(own)
         fitted = self._fit(self.adapt_weights(own))
@@ -111,7 +115,7 @@ class WholeLoading:
         return '\n'.join(lines)
 
 
-def _take_backbone(given: Mapping) -> dict:
+def _take_backbone(given: Mapping, is_head: Callable[[str], bool]) -> dict:
     """The weights of the backbone alone, under the names that they bear in the file."""
     state = dict(unwrap(given))
     for prefix in ('module.', 'backbone.', 'module.'):
@@ -125,7 +129,7 @@ def _take_backbone(given: Mapping) -> dict:
             other = [key for key in outside if key not in inside]
             _log(f'parts of the checkpoint beside {prefix}* are left out', other)
             state = inside
-    heads = [key for key in state if HEAD_KEY.fullmatch(key)]
+    heads = [key for key in state if is_head(key)]
     _log('the classification head of the checkpoint is left out', heads)
     for key in heads:
         del state[key]
@@ -140,7 +144,7 @@ def _forget_offered_keys(module: nn.Module, incompatible_keys) -> None:
     own = module.state_dict()
     unexpected = incompatible_keys.unexpected_keys
     unexpected[:] = [
-        key for key in unexpected if canonical(key) not in own and not HEAD_KEY.fullmatch(key)
+        key for key in unexpected if canonical(key) not in own and not module.is_head(key)
     ]
 
 
