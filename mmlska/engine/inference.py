@@ -16,10 +16,11 @@ from mmengine.runner import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmlska.checkpoint import unwrap
+from mmlska.checkpoint import CheckpointError, unwrap
 
 from .config import load_config
 from .launch import DETECTION, check_checkpoint
+from .weights import load_all_weights
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -214,16 +215,12 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict | None]:
         The model, and what the checkpoint says about the classes (None if nothing).
 
     Raises:
-        ValueError: If the checkpoint lacks weights of the model, or holds others.
+        ValueError: If the checkpoint cannot be read, or lacks weights of the model.
     """
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     try:
         content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-        model.load_state_dict(unwrap(content))
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        shown = lines if len(lines) < 8 else [*lines[:8], '...']
-        raise ValueError(
-            f'the checkpoint {checkpoint!r} does not fit this model:\n' + '\n'.join(shown)
-        ) from error
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+    load_all_weights(model, unwrap(content), checkpoint)
     return model, (content.get('meta') or {}).get('dataset_meta')
