@@ -19,7 +19,7 @@ from torch import nn
 from mmlska.checkpoint import CheckpointError, unwrap
 
 from .config import load_config
-from .launch import DETECTION, check_checkpoint
+from .launch import DETECTION, SEGMENTATION, check_checkpoint
 from .weights import load_all_weights
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -78,7 +78,8 @@ class Predictor:
 
     Raises:
         FileNotFoundError: If the config or the checkpoint is missing.
-        ValueError: If the checkpoint is of another model, or the device is none.
+        ValueError: If the config is of another task, the checkpoint of another model, or there is
+            no such device.
     """
 
     def __init__(
@@ -90,8 +91,13 @@ class Predictor:
     ) -> None:
         cfg = load_config(config, options)
         check_checkpoint(checkpoint, 'checkpoint')
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        if cfg.default_scope not in (DETECTION, SEGMENTATION):
+            raise ValueError(
+                f'{config}: a config of {cfg.default_scope}; pictures are drawn for detectors '
+                f'({DETECTION}) and segmentors ({SEGMENTATION})'
+            )
         self.is_detector = cfg.default_scope == DETECTION
+        init_default_scope(cfg.default_scope)
         self.device = find_device(device)
         self.model, dataset_meta = load_model(cfg, checkpoint)
         self.model.to(self.device).eval()

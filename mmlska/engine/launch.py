@@ -244,12 +244,15 @@ def set_prediction_output(cfg: Config, out: str) -> None:
     """Keep the predictions: checked here for a detector, by its metrics for a segmentor.
 
     Raises:
-        ValueError: If a detector's predictions would go to something else than a pickle file.
+        ValueError: If a detector's predictions would go to something else than a pickle file, or
+            the config is for another task.
     """
     if cfg.default_scope == DETECTION:
         if not out.endswith(('.pkl', '.pickle')):
             raise ValueError(f'--out of a detector is a .pkl file, got {out!r}')
         return
+    if cfg.default_scope != SEGMENTATION:
+        raise ValueError(f'--out is for detectors and segmentors, not for {cfg.default_scope}')
     metrics = cfg.test_evaluator
     for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
         metric.output_dir = out

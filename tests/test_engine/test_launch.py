@@ -127,6 +127,11 @@ def test_a_detector_dumps_into_a_pickle_file_only():
         launch.set_prediction_output(Config(dict(default_scope='mmdet')), 'maps')
 
 
+def test_other_tasks_have_no_prediction_output():
+    with pytest.raises(ValueError, match='--out is for detectors and segmentors, not for mmpretr'):
+        launch.set_prediction_output(Config(dict(default_scope='mmpretrain')), 'maps')
+
+
 @pytest.mark.parametrize('resume', ['absent.pth', None])
 def test_a_missing_checkpoint_is_named(resume, monkeypatch):
     monkeypatch.setattr(launch, 'load_config', lambda *_: Config(dict(load_from='absent.pth')))
