@@ -1,0 +1,36 @@
+"""What surrounds a call: gradients, tracers, transforms."""
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+# Missing in PyTorch 2.0, where nothing else says so either.
+is_compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
+
+
+def needs_gradients(*tensors: torch.Tensor | None) -> bool:
+    """Whether autograd records what is done with these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def is_plain_tensor(tensor: torch.Tensor) -> bool:
+    """Whether it is a tensor with values, and no proxy, fake or otherwise special one."""
+    return type(tensor) in (torch.Tensor, nn.Parameter) and not tensor.is_meta
+
+
+def is_transformed() -> bool:
+    """Whether something looks at the operations: a tracer, a counter, or a function transform."""
+    return (
+        torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_autocast(device_type: str) -> bool:
+    """Whether autocast is on for this type of device."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.is_autocast_enabled(device_type)
+    # Before PyTorch 2.4 each type of device has a function of its own.
+    return torch.is_autocast_cpu_enabled() if device_type == 'cpu' else torch.is_autocast_enabled()

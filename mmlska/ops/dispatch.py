@@ -1,0 +1,123 @@
+"""Which form of the cascade runs."""
+
+import difflib
+import functools
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+
+import torch
+from mmengine.logging import print_log
+
+from . import cpu, plain
+from .calls import is_compiling, is_plain_tensor, is_transformed, needs_gradients
+
+# A fast form is a module of three functions: `can_run`, whether it computes a call as the plain
+# form does; `wins`, whether it is faster there; `run`. The first one that wins is taken.
+FAST_FORMS: dict[str, ModuleType] = {'cpu': cpu}
+BACKENDS = ('auto', 'plain', *FAST_FORMS)
+ENVIRONMENT_VARIABLE = 'MMLSKA_OPS'
+
+_chosen: ContextVar[str | None] = ContextVar('mmlska_ops_backend', default=None)
+
+
+def depthwise_cascade(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
+) -> torch.Tensor:
+    """Apply depth-wise convolutions one after the other, each of which keeps the size of the map.
+
+    Each one pads with zeros and then adds its bias; the stride is 1. Gradients, also of gradients,
+    flow into the map, the weights and the biases.
+
+    Which form computes it is chosen from the call: device, dtype, layout, shape, kernels, and
+    whether gradients are needed. Under a compiler, a tracer, autocast or a function transform it is
+    always the plain one. :func:`use_backend` and the environment variable ``MMLSKA_OPS`` override
+    the choice wherever the named form can run.
+
+    Args:
+        x (Tensor): Map ``(N, C, H, W)``.
+        weights (Sequence[Tensor]): Kernels ``(C, 1, kh, kw)`` of odd sizes, in the order in which
+            they are applied.
+        biases (Sequence[Tensor | None]): Bias ``(C,)`` of each, or None.
+        dilations (Sequence[int]): Dilation of each, along both axes.
+
+    Returns:
+        Tensor: Map ``(N, C, H, W)`` in the memory layout of ``x``.
+
+    Raises:
+        ValueError: If ``MMLSKA_OPS`` names no backend. The message names all.
+    """
+    # Compilers fold this line, so that they see the plain form and nothing of the choice.
+    if is_compiling():
+        return plain.run(x, weights, biases, dilations)
+    return _form_for(x, weights, biases, dilations).run(x, weights, biases, dilations)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Choose the form of :func:`depthwise_cascade` inside a ``with`` block, in this thread.
+
+    Args:
+        name (str): 'auto' takes the fastest, 'plain' PyTorch's own convolutions, and any other name
+            of ``BACKENDS`` that form wherever it can run, fast or not.
+
+    Raises:
+        ValueError: If no backend bears the name. The message names all, and the nearest.
+
+    Example:
+        >>> from mmlska.ops import depthwise_cascade, use_backend
+        >>> x, row = torch.ones(1, 1, 2, 3), torch.ones(1, 1, 1, 3)
+        >>> with use_backend('plain'):
+        ...     depthwise_cascade(x, [row], [None], [1])
+        tensor([[[[2., 3., 2.],
+                  [2., 3., 2.]]]])
+    """
+    token = _chosen.set(_check_name(name, 'the name given to use_backend()'))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _form_for(x, weights, biases, dilations) -> ModuleType:
+    name = _chosen.get() or _check_name(
+        os.environ.get(ENVIRONMENT_VARIABLE) or 'auto', ENVIRONMENT_VARIABLE
+    )
+    tensors = [x, *weights, *(bias for bias in biases if bias is not None)]
+    if name == 'plain' or is_transformed() or not all(map(is_plain_tensor, tensors)):
+        return plain
+    training = needs_gradients(*tensors)
+    for candidate, form in FAST_FORMS.items():
+        if name not in ('auto', candidate) or not form.can_run(x, weights):
+            continue
+        if name == candidate or form.wins(x, weights, dilations, training):
+            _tell(candidate, str(x.device.type), str(x.dtype), tuple(x.shape), training)
+            return form
+    _tell('plain', str(x.device.type), str(x.dtype), tuple(x.shape), training)
+    return plain
+
+
+def _check_name(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        nearest = difflib.get_close_matches(str(name), BACKENDS, 1)
+        hint = f' (did you mean {nearest[0]!r}?)' if nearest else ''
+        raise ValueError(
+            f'{source} is {name!r}, but must be one of {", ".join(map(repr, BACKENDS))}{hint}'
+        )
+    return name
+
+
+@functools.lru_cache(maxsize=256)
+def _tell(name: str, device: str, dtype: str, shape: tuple[int, ...], training: bool) -> None:
+    print_log(
+        f'depth-wise cascade by the {name!r} form: {device}, {dtype}, '
+        f'{"training" if training else "inference"}, first met for a map {shape}',
+        'current',
+        logging.DEBUG,
+    )
