@@ -21,9 +21,13 @@ CONFIGS = [
     for path in sorted((ROOT / 'configs').glob('*/*.py'))
     if not path.parent.name.startswith('_')
 ]
-PAPER_CONFIGS = [path for path in CONFIGS if path.parent.name in ('van', 'van_lska')]
+PAPER_CONFIGS = [path for path in CONFIGS if path.parent.name != 'demo']
+VAN_CONFIGS = [path for path in CONFIGS if path.parent.name in ('van', 'van_lska')]
 FOLDERS = sorted({path.parent for path in PAPER_CONFIGS})
-SCOPES = {'mask-rcnn': 'mmdet', 'retinanet': 'mmdet', 'fpn': 'mmseg', 'upernet': 'mmseg'}
+SCOPES = {
+    **dict.fromkeys(('detr', 'faster-rcnn', 'mask-rcnn', 'retinanet', 'rtmdet', 'yolox'), 'mmdet'),
+    **dict.fromkeys(('deeplabv3', 'fpn', 'upernet'), 'mmseg'),
+}
 
 FIELD = r'[a-z0-9]+(?:-[a-z0-9]+)*'
 NAME = re.compile(rf'{FIELD}(?:_{FIELD})+')
@@ -118,6 +122,8 @@ def small_task(model):
         model.train_cfg.rcnn.sampler.num = 16
     if 'size' in model.get('data_preprocessor', {}):
         model.data_preprocessor.size = (64, 64)
+    # YOLOX draws another size every few iterations, which a runner counts.
+    model.get('data_preprocessor', {}).pop('batch_augments', None)
     return model
 
 
@@ -175,7 +181,7 @@ def index():
 
 @pytest.mark.parametrize('folder', sorted(ARCHS))
 def test_the_papers_tables_are_complete(folder):
-    assert {path.stem for path in PAPER_CONFIGS if path.parent.name == folder} == expected_names(
+    assert {path.stem for path in VAN_CONFIGS if path.parent.name == folder} == expected_names(
         folder
     )
 
@@ -199,9 +205,9 @@ def test_config_reads_anywhere_and_survives_a_dump(path, tmp_path, monkeypatch):
 @pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
 def test_config_reads_by_a_relative_path(folder, monkeypatch):
     monkeypatch.chdir(ROOT)
-    path = next(path for path in CONFIGS if path.parent == folder and scope_of(path) == 'mmseg')
-    relative = path.relative_to(ROOT)
-    assert Config.fromfile(str(relative)).to_dict() == read(path).to_dict()
+    path = min(folder.glob('*.py'))
+    expected = read(path).to_dict()
+    assert Config.fromfile(str(path.relative_to(ROOT))).to_dict() == expected
 
 
 @every(CONFIGS)
@@ -216,7 +222,8 @@ def test_model_trains_a_step_and_predicts(path):
     assert torch.isfinite(loss)
     loss.backward()
     # DistributedDataParallel stops at a parameter that reaches no loss.
-    assert not [name for name, weight in model.named_parameters() if weight.grad is None]
+    trained = {name: w for name, w in model.named_parameters() if w.requires_grad}
+    assert not [name for name, weight in trained.items() if weight.grad is None]
 
     model.eval()
     with torch.no_grad():
@@ -233,7 +240,7 @@ def test_model_trains_a_step_and_predicts(path):
             assert result.pred_score.sum() == pytest.approx(1, abs=1e-4)
 
 
-@every(PAPER_CONFIGS)
+@every(VAN_CONFIGS)
 def test_backbone_is_the_one_in_the_name(path):
     name = parse_name(path)
     kernel_size = int(name['kernel_size'] or 23)
@@ -253,7 +260,7 @@ def test_backbone_is_the_one_in_the_name(path):
     assert int(x.grad.abs().sum((0, 1)).any(0).sum()) == kernel_size
 
 
-@every(PAPER_CONFIGS)
+@every(VAN_CONFIGS)
 def test_recipe_is_the_published_one(path):
     cfg, name = read(path), parse_name(path)
     recipe = RECIPES[name['schedule']]
@@ -279,7 +286,7 @@ def test_recipe_is_the_published_one(path):
         assert decay.begin == recipe.get('warm_up', 0)
 
 
-@every(PAPER_CONFIGS)
+@every(VAN_CONFIGS)
 def test_batch_and_schedule_are_those_in_the_name(path):
     cfg, name = read(path), parse_name(path)
     cards, batch = int(name.get('cards') or 8), int(name.get('batch') or 2)
@@ -296,7 +303,7 @@ def test_batch_and_schedule_are_those_in_the_name(path):
         assert cfg.train_pipeline[3]['crop_size'] == crop
 
 
-@every(PAPER_CONFIGS)
+@every(VAN_CONFIGS)
 def test_drop_path_is_the_published_one(path):
     name = parse_name(path)
     rate = 0.1
@@ -360,7 +367,11 @@ def test_pretrained_weights_come_by_option(tmp_path):
 
 
 @pytest.mark.parametrize('split', ['training', 'validation'])
-@pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    'folder',
+    [folder for folder in FOLDERS if any(folder.glob('*ade20k*'))],
+    ids=lambda folder: folder.name,
+)
 def test_ade20k_pipelines_read_real_images(folder, split, shared):
     library('mmseg')
     path = next(path for path in CONFIGS if path.parent == folder and 'ade20k' in path.stem)
@@ -405,7 +416,7 @@ def test_tta_pipeline_gives_six_scales_mirrored(folder, divisor, shared):
 @pytest.mark.parametrize('multi_scale', [False, True])
 def test_coco_pipelines_read_real_images(multi_scale, shared):
     library('mmdet')
-    path = next(p for p in PAPER_CONFIGS if 'base' in p.stem and ('ms-3x' in p.stem) == multi_scale)
+    path = next(p for p in VAN_CONFIGS if 'base' in p.stem and ('ms-3x' in p.stem) == multi_scale)
     dataset = read(
         path if multi_scale else path.with_name('mask-rcnn_van-lska-base_fpn_1x_coco.py')
     ).train_dataloader.dataset

@@ -9,7 +9,7 @@ normalisation layers, mmcv 1.x's the biases and activations as well.)
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement
 from mmengine.utils import track_iter_progress
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,18 +58,19 @@ def count_params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_macs(module: nn.Module, *inputs: Any) -> tuple[int, Any]:
+def count_macs(module: Callable[..., Any], *inputs: Any, **named_inputs: Any) -> tuple[int, Any]:
     """Run a module once.
 
     Args:
-        module: A module.
+        module: A module, or a method of one.
         *inputs: Its inputs, on the module's device.
+        **named_inputs: More of its inputs.
 
     Returns:
         The multiply-adds, and what the module returned.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        outputs = module(*inputs)
+        outputs = module(*inputs, **named_inputs)
     return counter.get_total_flops() // 2, outputs
 
 
@@ -156,7 +158,14 @@ def build_for_counting(cfg: Config) -> nn.Module:
 
 
 def default_shape(cfg: Config) -> tuple[int, int]:
-    """Height and width at which the papers count each task."""
+    """Height and width at which the papers count each task.
+
+    A detector that pads all images to one square, as YOLOX and RTMDet do, is counted at that.
+    """
+    steps = {step['type']: step for step in cfg.get('test_pipeline', ())}
+    if 'Pad' in steps and 'Resize' in steps:
+        width, height = steps['Resize']['scale']
+        return height, width
     shapes = dict(mmdet=(800, 1280), mmpretrain=(224, 224))
     return shapes.get(cfg.get('default_scope'), (512, 512))
 
@@ -190,7 +199,8 @@ def count_model(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity
         The parts in the order in which data flows, then those that inference does not run.
 
     Raises:
-        ValueError: If the model is not made of a backbone, a neck, dense heads and RoI heads.
+        ValueError: If the model is not made of a backbone, a neck, and dense heads and RoI heads or
+            a transformer.
     """
     image = meta_input(1, 3, *padded_shape(model, shape))
     part, features = count_part('backbone', model.backbone, image)
@@ -198,10 +208,36 @@ def count_model(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity
     if getattr(model, 'neck', None) is not None:
         part, features = count_part('neck', model.neck, features)
         parts.append(part)
-    parts += [count_part(name, head, features)[0] for name, head in dense_heads(model)]
+    if hasattr(model, 'forward_transformer'):
+        parts += count_transformer(model, features, tuple(image.shape[2:]))
+    else:
+        parts += [count_part(name, head, features)[0] for name, head in dense_heads(model)]
     if hasattr(model, 'roi_head'):
         parts += count_roi_heads(model)
     return parts + uncounted_parts(model, parts)
+
+
+def count_transformer(
+    model: nn.Module, features: Sequence[torch.Tensor], shape: tuple[int, int]
+) -> list[PartComplexity]:
+    """Count encoder, decoder and head of a DETR and its relatives, for an image without padding.
+
+    Args:
+        model: The detector.
+        features: The maps of its neck.
+        shape: Height and width of the image, pixels.
+    """
+    samples = [BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=shape))]
+    encoder_inputs, decoder_inputs = model.pre_transformer(features, samples)
+    encoder_macs, memory = count_macs(model.forward_encoder, **encoder_inputs)
+    queries, head_inputs = model.pre_decoder(**memory)
+    decoder_macs, states = count_macs(model.forward_decoder, **decoder_inputs, **queries)
+    head_macs, _ = count_macs(model.bbox_head, **head_inputs, **states)
+    return [
+        PartComplexity('encoder', count_params(model.encoder), encoder_macs),
+        PartComplexity('decoder', count_params(model.decoder), decoder_macs),
+        PartComplexity('bbox_head', count_params(model.bbox_head), head_macs),
+    ]
 
 
 def dense_heads(model: nn.Module) -> list[tuple[str, nn.Module]]:

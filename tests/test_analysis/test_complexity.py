@@ -215,6 +215,15 @@ def test_the_default_shape_is_that_of_the_papers(scope, shape):
     assert complexity.default_shape(Config(dict(default_scope=scope))) == shape
 
 
+def test_a_detector_of_square_images_is_counted_at_its_square():
+    resize = dict(type='Resize', scale=(416, 416), keep_ratio=True)
+    padded = [resize, dict(type='Pad', pad_to_square=True)]
+    cfg = Config(dict(default_scope='mmdet', test_pipeline=padded))
+    assert complexity.default_shape(cfg) == (416, 416)
+    cfg.test_pipeline = [resize]
+    assert complexity.default_shape(cfg) == (800, 1280)
+
+
 def test_the_comparison_has_a_row_per_model_and_a_column_per_kernel_size(capsys):
     records = complexity.compare_van(['tiny'], ['LKA', 'LSKA'], [7, 23])
     rows = complexity.comparison_rows(records)

@@ -1,0 +1,7 @@
+_base_ = [
+    'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    '../_base_/plugins/context_aggregation.py',
+]
+
+model = dict(backbone=dict(plugins=_base_.context_in_resnet))
+custom_hooks = [dict(type='mmlska.BackboneCheckHook')]
