@@ -55,12 +55,11 @@ def _least_elements(x, weights, dilations, training):
     """From which size of the map on this form wins, measured on an AMD EPYC (Zen 4)."""
     kernels = [tuple(weight.shape[2:]) for weight in weights]
     dilated = [k for k, d in zip(kernels, dilations, strict=True) if d > 1 and max(k) > 1]
-    channels_last = _is_channels_last(x)
     if any(min(kernel) > 1 for kernel in dilated):
         return 2**16 if training else 2**15
     if dilated:
-        return 2**18 if channels_last and not training else 2**16
-    if channels_last:
+        return 2**16 if training else 2**18
+    if _is_channels_last(x):
         # The kernels are oneDNN's fast cases already, but for the gradient of a horizontal one.
         rows = training and any(height == 1 < width for height, width in kernels)
         return 2**17 if rows else math.inf

@@ -5,8 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import nn
+from torch.fx import symbolic_trace
 
 from mmlska.models.layers import LKA, LSKA, LKATrivial, LSKATrivial, decompose_kernel
+from mmlska.ops import use_backend
 
 KINDS = [LKA, LSKA, LKATrivial, LSKATrivial]
 
@@ -256,3 +259,75 @@ def test_exports_and_compiles(kind):
     compiled = torch.compile(layer, backend='eager', fullgraph=True)
     assert torch.allclose(exported(x), layer(x))
     assert torch.allclose(compiled(x), layer(x))
+
+
+def depthwise_names(layer):
+    return [name for name, _ in layer.named_children() if name != 'conv1']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('hook', ['forward_hook', 'forward_pre_hook', 'full_backward_hook'])
+def test_hooks_on_the_convolutions_inside_are_called(kind, hook):
+    layer, x = kind(4, 11), torch.randn(1, 4, 8, 9, requires_grad=True)
+    expected = layer(x)
+    for name in depthwise_names(layer):
+        called = []
+        handle = getattr(getattr(layer, name), f'register_{hook}')(
+            lambda *args, called=called: called.append(args) or None
+        )
+        out = layer(x)
+        out.sum().backward()
+        handle.remove()
+        assert len(called) == 1, name
+        assert torch.allclose(out, expected, atol=1e-6)
+
+
+def test_hooks_on_all_modules_are_called():
+    layer, seen = LSKA(4, 11), []
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, *_: seen.append(type(module).__name__)
+    )
+    layer(torch.randn(1, 4, 8, 9))
+    handle.remove()
+    assert seen == ['Conv2d'] * 5 + ['LSKA']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_convolution_inside_that_was_replaced_does_its_own(kind):
+    class Doubled(nn.Conv2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    layer, x = kind(4, 11), torch.randn(1, 4, 8, 9)
+    expected = randomised(layer).float()
+    name = depthwise_names(layer)[-1]
+    old = getattr(layer, name)
+    new = Doubled(4, 4, old.kernel_size, 1, old.padding, old.dilation, 4)
+    new.load_state_dict(old.state_dict())
+    doubled_by_weights = randomised(kind(4, 11)).float()
+    doubled_by_weights.load_state_dict(expected.state_dict())
+    for parameter in getattr(doubled_by_weights, name).parameters():
+        parameter.data *= 2
+    setattr(layer, name, new)
+    assert torch.allclose(layer(x), doubled_by_weights(x), atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_can_be_traced_symbolically(kind):
+    layer, x = kind(4, 11), torch.randn(1, 4, 8, 9)
+    assert torch.allclose(symbolic_trace(layer)(x), layer(x), atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('backend', ['plain', 'cpu'])
+def test_every_form_of_the_operation_trains_the_layer_alike(kind, backend):
+    torch.manual_seed(0)
+    layer = randomised(kind(3, 23))
+    x = torch.randn(2, 3, 10, 9, dtype=torch.float64)
+    explicit(layer, x).square().sum().backward()
+    expected = [parameter.grad for parameter in layer.parameters()]
+    layer.zero_grad()
+    with use_backend(backend):
+        layer(x).square().sum().backward()
+    for parameter, grad in zip(layer.parameters(), expected, strict=True):
+        assert relative_error(parameter.grad, grad) < 1e-12
