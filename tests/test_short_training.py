@@ -12,6 +12,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmlska.engine.config import find_config
@@ -19,7 +21,8 @@ from mmlska.registry import MODELS
 
 pytestmark = pytest.mark.slow
 
-# One config for each detector or segmentor and way of adding a layer, with the layer that is added.
+# One config for each detector or segmentor and way of adding a layer, with the layer that is added;
+# for the backbones that have a folder of their own, every config.
 CONFIGS = {
     'mask-rcnn_van-lska-tiny-context_fpn_1x_coco': 'ContextAggregation',
     'retinanet_r50-context_fpn_1x_coco': 'ContextAggregation',
@@ -30,6 +33,15 @@ CONFIGS = {
     'fpn_r50-eca_4xb4-80k_ade20k-512x512': 'ECA',
     'rtmdet_tiny-lska_8xb32-300e_coco': 'LSKA',
     'yolox_tiny-context_8xb8-300e_coco': 'ContextAggregation',
+    'retinanet_ghostnetv2-100_fpn_1x_coco': 'GhostNetV2',
+    'retinanet_ghostnetv2-130_fpn_1x_coco': 'GhostNetV2',
+    'retinanet_ghostnetv2-160_fpn_1x_coco': 'GhostNetV2',
+    'fpn_ghostnetv2-100_4xb4-80k_ade20k-512x512': 'GhostNetV2',
+    'deeplabv3_ghostnetv2-100-d16_4xb4-80k_ade20k-512x512': 'GhostNetV2',
+    'retinanet_container-light_fpn_1x_coco': 'ContainerLight',
+    'mask-rcnn_container-light_fpn_1x_coco': 'ContainerLight',
+    'detr_container-light_8xb2-150e_coco': 'ContainerLight',
+    'fpn_container-light_4xb4-80k_ade20k-512x512': 'ContainerLight',
 }
 SIDE = 96
 BATCH = 2
@@ -37,7 +49,7 @@ ITERATIONS = 2
 
 
 class Watch(Hook):
-    """Keeps the losses, and the weights of the added layers from before the first iteration."""
+    """Keeps the losses, and the weights of the layers from before the first iteration."""
 
     def __init__(self, layer):
         self.layer = MODELS.get(layer)
@@ -63,6 +75,7 @@ def shrink(settings):
     # Mosaics of four images have a margin of half a side, which YOLOX crops.
     small = dict.fromkeys(('scale', 'img_scale', 'crop_size', 'size'), (SIDE, SIDE))
     small['border'] = (-SIDE // 2, -SIDE // 2)
+    small['scales'] = [(SIDE, SIDE)]
     return {key: small.get(key, shrink(value)) for key, value in settings.items()}
 
 
@@ -92,7 +105,7 @@ def segmentation_data(cfg, root):
 
 def short_run(name, root, work_dir):
     """The config with its own recipe, for two iterations over small images."""
-    pytest.importorskip('mmseg' if name.startswith('fpn') else 'mmdet')
+    pytest.importorskip('mmseg' if 'ade20k' in name else 'mmdet')
     cfg = Config.fromfile(find_config(name))
     data = segmentation_data if cfg.default_scope == 'mmseg' else detection_data
     loader = cfg.train_dataloader
@@ -112,10 +125,26 @@ def short_run(name, root, work_dir):
     if 'roi_head' in cfg.model:
         cfg.model.train_cfg.rpn_proposal.max_per_img = 100
         cfg.model.train_cfg.rcnn.sampler.num = 32
-    cfg.default_hooks.pop('checkpoint')
+    cfg.default_hooks.checkpoint = None
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = re.sub(r'\W', '_', f'{name}_{root.name}')
     return cfg
+
+
+class Probe(Hook):
+    """Keeps what backbone and neck make of an image before the first iteration."""
+
+    def before_train(self, runner):
+        self.features = features(runner.model)
+
+
+def features(model):
+    torch.manual_seed(0)
+    model.eval()
+    with torch.no_grad():
+        maps = model.neck(model.backbone(torch.randn(1, 3, SIDE, SIDE)))
+    model.train()
+    return maps
 
 
 def train(name, root, work_dir):
@@ -145,5 +174,34 @@ def test_trains_on_the_digits(name, digit_scenes, tmp_path):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_trains_on_photographs(name, shared, tmp_path):
-    folder = 'ade20k_micro' if name.startswith('fpn') else 'coco_mini'
+    folder = 'ade20k_micro' if 'ade20k' in name else 'coco_mini'
     train(name, shared / 'data' / folder, tmp_path)
+
+
+# A config whose second neck starts as the identity, and the config without it.
+ADDED_NECKS = {
+    'rtmdet_tiny-context_8xb32-300e_coco': 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
+    'retinanet_van-lska-tiny_fpn-scp_1x_coco': 'retinanet_van-lska-tiny_fpn_1x_coco',
+}
+
+
+@pytest.mark.parametrize(('name', 'known'), ADDED_NECKS.items())
+def test_a_trained_detector_keeps_its_features_when_it_gets_a_context_pyramid(
+    name, known, digit_scenes, tmp_path
+):
+    cfg = short_run(name, digit_scenes, tmp_path)
+    mmdet = pytest.importorskip('mmdet')
+    stock = Path(mmdet.__file__).parent / '.mim/configs' / known
+    settings = Config.fromfile(stock if stock.is_file() else find_config(known)).model
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        detector = ROOT_MODELS.build(settings)
+    torch.save(dict(state_dict=detector.state_dict()), tmp_path / 'trained.pth')
+    expected = features(detector)
+
+    cfg.load_from = str(tmp_path / 'trained.pth')
+    cfg.experiment_name = f'{cfg.experiment_name}_load_from'
+    runner = Runner.from_cfg(cfg)
+    probe = Probe()
+    runner.register_hook(probe)
+    runner.train()
+    assert all(map(torch.equal, probe.features, expected))

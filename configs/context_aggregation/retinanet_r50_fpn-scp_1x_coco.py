@@ -6,4 +6,4 @@ model = dict(
         dict(type='mmlska.SpatialContextPyramid', in_channels=256, num_outs=5),
     ]
 )
-custom_hooks = [dict(type='mmlska.BackboneCheckHook')]
+custom_hooks = [dict(type='mmlska.BackboneCheckHook'), dict(type='mmlska.AddedNeckHook')]

@@ -11,4 +11,8 @@ model = dict(
         ),
     ]
 )
-custom_hooks = [*_base_.custom_hooks, dict(type='mmlska.BackboneCheckHook')]
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='mmlska.BackboneCheckHook'),
+    dict(type='mmlska.AddedNeckHook'),
+]

@@ -1,4 +1,11 @@
+from .added_neck import AddedNeckHook, give_to_first_neck
 from .backbone_check import BackboneCheckHook, check_channels
 from .plugin_check import check_plugins
 
-__all__ = ['BackboneCheckHook', 'check_channels', 'check_plugins']
+__all__ = [
+    'AddedNeckHook',
+    'BackboneCheckHook',
+    'check_channels',
+    'check_plugins',
+    'give_to_first_neck',
+]
