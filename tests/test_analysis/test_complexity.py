@@ -161,6 +161,30 @@ def test_the_parts_of_a_detector_make_up_the_whole():
     assert sum(part.params for part in parts) == complexity.count_params(model)
 
 
+def test_a_transformer_follows_the_formula():
+    pytest.importorskip('mmdet')
+    model = complexity.build_for_counting(load_config('detr_container-light_8xb2-150e_coco'))
+    height, width = 160, 256
+    parts = {part.name: part for part in complexity.count_model(model, (height, width))}
+    assert sum(part.params for part in parts.values()) == complexity.count_params(model)
+    # Positions at stride 32, queries, channels, hidden channels and layers.
+    p, q, c, hidden, layers = (height // 32) * (width // 32), 100, 256, 2048, 6
+
+    def attention(queries, keys):
+        # Projections of queries and output, of keys and values, and the two products of matrices.
+        return 2 * queries * c**2 + 2 * keys * c**2 + 2 * queries * keys * c
+
+    def ffn(positions):
+        return 2 * positions * c * hidden
+
+    assert parts['encoder'].macs == layers * (attention(p, p) + ffn(p))
+    assert parts['decoder'].macs == layers * (attention(q, q) + attention(q, p) + ffn(q))
+    # Classes, and boxes by two hidden layers, from the output of every layer of the decoder.
+    assert parts['bbox_head'].macs == layers * q * (c * 81 + 2 * c**2 + c * 4)
+    assert parts['query_embedding'].params == q * c
+    assert parts['query_embedding'].macs is None
+
+
 def test_heads_on_regions_do_not_depend_on_the_image():
     pytest.importorskip('mmdet')
     model = complexity.build_for_counting(load_config('mask-rcnn_van-lska-tiny_fpn_1x_coco'))

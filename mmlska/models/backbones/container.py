@@ -29,10 +29,13 @@ from .base import (
     resolve_arch,
 )
 
+if hasattr(torch.compiler, 'is_compiling'):
+    from torch.compiler import is_compiling
+else:  # PyTorch 2.1
+    from torch._dynamo.external_utils import is_compiling
+
 SIZES = dict(embed_dims=[64, 128, 320, 512], depths=[3, 4, 8, 3], ffn_ratios=[8, 8, 4, 4])
 KERNEL_SIZE = 5
-# Older releases have it elsewhere.
-is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
 
 
 class PatchEmbed(nn.Module):

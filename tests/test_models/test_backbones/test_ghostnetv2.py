@@ -62,7 +62,7 @@ def test_every_block_is_the_official_one(width, table):
 
 
 def test_the_counts_of_the_unpublished_half_width():
-    # FACTS of the architecture: 2.858 M parameters and 49.6 M multiply-adds with the classifier.
+    # Counted apart from this code: 2.858 M parameters and 49.6 M multiply-adds with the classifier.
     model = on_meta(0.5, with_last_conv=True)
     macs, (*_, last) = count_macs(model, meta_input(1, 3, 224, 224))
     assert last.shape[1] == 480
