@@ -48,7 +48,11 @@ LIBRARIES = (
     Library('mmseg', 'onedl-mmsegmentation', ('mmsegmentation',), (1, 0), 'for segmentation'),
     Library('mmpretrain', 'onedl-mmpretrain', ('mmpretrain',), (1, 0), 'for pre-training'),
 )
-TASK_LIBRARIES = ('mmdet', 'mmseg')
+TASK_LIBRARIES = ('mmdet', 'mmseg')  # one of them has to be there
+OPTIONAL = ('mmpretrain',)
+# What is imported to try a module, where that is not the module itself: the task libraries import
+# what their models need, torchvision or ftfy for example, together with the models only.
+TRIALS = {name: f'{name}.models' for name in (*TASK_LIBRARIES, *OPTIONAL)}
 MODULES = ('torch', 'cv2', 'triton', 'mmcv._ext', *(library.module for library in LIBRARIES))
 
 
@@ -113,7 +117,9 @@ def collect() -> Facts:
         redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter('ignore')
-        imports = {name: import_error(name) for name in MODULES if module_exists(name)}
+        imports = {
+            name: import_error(TRIALS.get(name, name)) for name in MODULES if module_exists(name)
+        }
         torch_build, gpu = inspect_torch() if imports.get('torch') == '' else ('', False)
         ops_cuda = inspect_ops() if imports.get('mmcv._ext') == '' else ''
         registry_error = resolve_van()
@@ -239,6 +245,8 @@ def check_library(library: Library, facts: Facts) -> Finding:
             problem = f'too old, {dotted(library.oldest)} or newer is needed'
             remedy = f'pip uninstall -y {name} && {install_family(facts)}'
             return Finding(library.module, found, problem, remedy)
+    if error and library.module in OPTIONAL:
+        return Finding(library.module, f'{found} (cannot be imported: {error})', absent=True)
     if error:
         return Finding(library.module, found, error, repair_import(error, facts))
     return Finding(library.module, found or 'no distribution, imported from a folder')
@@ -251,10 +259,10 @@ def check_absent(library: Library, facts: Facts, found: str) -> Finding:
         # Another distribution of the same module was uninstalled and took the files along.
         remedy = f'{uninstall_all(facts)} && {install_family(facts)}'
         return Finding(name, found, f'its files are missing, there is no module {name}', remedy)
-    no_task = not any(task in facts.imports for task in TASK_LIBRARIES)
-    if library.purpose == 'needed' or (name in TASK_LIBRARIES and no_task):
-        return Finding(name, '', 'not installed', install_family(facts))
-    return Finding(name, f'not installed ({library.purpose})', absent=True)
+    others = [task for task in TASK_LIBRARIES if task in facts.imports]
+    if library.module in OPTIONAL or (library.module in TASK_LIBRARIES and others):
+        return Finding(name, f'not installed ({library.purpose})', absent=True)
+    return Finding(name, '', 'not installed', install_family(facts))
 
 
 def check_families(facts: Facts) -> list[Finding]:

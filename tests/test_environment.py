@@ -156,6 +156,17 @@ def test_refused_mmcv_is_replaced_by_the_original_set():
     assert "'mmlska[openmmlab]'" in found['mmdet'].remedy
 
 
+def test_broken_mmpretrain_is_told_but_no_obstacle():
+    error = "ModuleNotFoundError: No module named 'torchvision'"
+    facts = replace(
+        GOOD,
+        distributions={**GOOD.distributions, 'onedl-mmpretrain': '1.3.6'},
+        imports={**GOOD.imports, 'mmpretrain': error},
+    )
+    assert problems(facts) == {}
+    assert f'onedl-mmpretrain 1.3.6 (cannot be imported: {error})' in format_report(diagnose(facts))
+
+
 @pytest.mark.parametrize(
     ('name', 'version', 'row'),
     [
@@ -237,6 +248,16 @@ def test_check_reports_packages_that_do_not_import(tmp_path):
     for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'cv2'):
         assert f'RuntimeError: {name} is shadowed' in result.stdout
     assert 'pip install' in result.stdout
+
+
+def test_check_notices_what_only_the_models_of_a_library_need(tmp_path):
+    (tmp_path / 'mmpretrain' / 'models').mkdir(parents=True)
+    (tmp_path / 'mmpretrain' / '__init__.py').touch()
+    (tmp_path / 'mmpretrain' / 'models' / '__init__.py').write_text('import torchvizion')
+    result = run_module('check', env={'PYTHONPATH': str(tmp_path)})
+    assert "(cannot be imported: ModuleNotFoundError: No module named 'torchvizion')" in (
+        result.stdout
+    )
 
 
 def test_check_without_any_package():
