@@ -1,0 +1,190 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmlska.engine.config import load_config
+from mmlska.engine.inference import (
+    Predictor,
+    UnreadableImageError,
+    find_device,
+    list_images,
+    output_paths,
+    read_image,
+    with_palette,
+)
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+DETECTOR, SEGMENTOR = CONFIGS / 'small_retinanet.py', CONFIGS / 'small_fpn.py'
+
+
+def save_untrained(config: Path, path, **meta) -> str:
+    """Weights of a freshly built model, as a training run would save them."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg = load_config(config)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    torch.save(dict(meta=meta, state_dict=MODELS.build(cfg.model).state_dict()), path)
+    return str(path)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('images')
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    cv2.imwrite(str(folder / 'noise.png'), noise)
+    (folder / 'broken.jpg').write_bytes(b'no image at all')
+    (folder / 'empty.png').touch()
+    (folder / 'notes.txt').write_text('not an image')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def detector(folder):
+    pytest.importorskip('mmdet')
+    return Predictor(DETECTOR, save_untrained(DETECTOR, folder / 'detector.pth'), 'cpu')
+
+
+@pytest.fixture(scope='module')
+def segmentor(folder):
+    pytest.importorskip('mmseg')
+    return Predictor(SEGMENTOR, save_untrained(SEGMENTOR, folder / 'segmentor.pth'), 'cpu')
+
+
+def test_a_folder_stands_for_its_images_in_order(folder):
+    names = [path.name for path in list_images([folder])]
+    assert names == ['broken.jpg', 'empty.png', 'noise.png']
+    assert list_images([folder / 'noise.png', folder])[0] == folder / 'noise.png'
+
+
+def test_missing_images_are_named(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'no image or folder .*absent\.jpg'):
+        list_images([folder / 'noise.png', folder / 'absent.jpg'])
+    with pytest.raises(FileNotFoundError, match='holds no image'):
+        list_images([tmp_path])
+
+
+def test_pictures_do_not_overwrite_each_other(tmp_path):
+    images = [tmp_path / 'a' / 'one.jpg', tmp_path / 'b' / 'two.jpg']
+    assert [p.name for p in output_paths(images, tmp_path)] == ['one.jpg', 'two.jpg']
+    with pytest.raises(ValueError, match=r"called 'one\.jpg'"):
+        output_paths([*images, tmp_path / 'c' / 'one.jpg'], tmp_path)
+
+
+def test_an_image_is_read_as_rgb(tmp_path):
+    path = tmp_path / 'red.png'
+    cv2.imwrite(str(path), np.full((4, 5, 3), (0, 0, 255), np.uint8))
+    assert (read_image(path) == (255, 0, 0)).all()
+    assert read_image(path).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize('name', ['broken.jpg', 'empty.png'])
+def test_an_unreadable_image_is_named(folder, name):
+    with pytest.raises(UnreadableImageError, match=f'{name}. cannot be read as an image'):
+        read_image(folder / name)
+
+
+@pytest.mark.parametrize('device', ['cuda:99', 'nonsense'])
+def test_an_absent_device_is_named(device):
+    with pytest.raises(ValueError, match=f'--device {device}: not on this machine'):
+        find_device(device)
+
+
+def test_the_checkpoint_of_another_model_is_refused(folder, detector, segmentor):
+    with pytest.raises(ValueError, match=r'detector\.pth. is not of this EncoderDecoder:'):
+        Predictor(SEGMENTOR, str(folder / 'detector.pth'), 'cpu')
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    pytest.importorskip('mmdet')
+    path = tmp_path / 'damaged.pth'
+    path.write_bytes(b'PK\x03\x04 cut off')
+    with pytest.raises(ValueError, match=r'damaged\.pth'):
+        Predictor(DETECTOR, str(path), 'cpu')
+
+
+def test_a_config_of_another_task_is_refused(folder, tmp_path):
+    config = tmp_path / 'other.py'
+    config.write_text("default_scope = 'mmengine'")
+    (tmp_path / 'any.pth').touch()
+    with pytest.raises(ValueError, match='a config of mmengine; pictures are drawn for detectors'):
+        Predictor(config, str(tmp_path / 'any.pth'), 'cpu')
+
+
+def test_a_missing_checkpoint_is_named():
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint file 'absent\.pth'"):
+        Predictor(DETECTOR, 'absent.pth', 'cpu')
+
+
+def test_classes_come_from_the_checkpoint_or_else_from_the_config(folder, detector):
+    assert detector.visualizer.dataset_meta['classes'] == tuple('0123456789')
+    letters = tuple('ABCDEFGHIJ')
+    path = save_untrained(DETECTOR, folder / 'letters.pth', dataset_meta=dict(classes=letters))
+    assert Predictor(DETECTOR, path, 'cpu').visualizer.dataset_meta['classes'] == letters
+
+
+def test_classes_without_colours_get_distinct_ones(segmentor):
+    palette = segmentor.visualizer.dataset_meta['palette']
+    assert len(set(palette)) == 11
+    given = dict(classes=('a',), palette=[(1, 2, 3)])
+    assert with_palette(given) == given
+
+
+def test_a_prediction_has_the_size_of_the_image(folder, segmentor):
+    prediction = segmentor(folder / 'noise.png')
+    assert prediction.pred_sem_seg.data.shape == (1, 96, 128)
+
+
+def test_the_same_image_gives_the_same_detections(folder, detector):
+    first, second = (detector(folder / 'noise.png').pred_instances for _ in range(2))
+    assert torch.equal(first.bboxes, second.bboxes) and torch.equal(first.scores, second.scores)
+
+
+def detection(score: float):
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    instances = InstanceData(
+        bboxes=torch.tensor([[70.0, 40.0, 110.0, 80.0]]),
+        labels=torch.tensor([7]),
+        scores=torch.tensor([score]),
+    )
+    return DetDataSample(pred_instances=instances)
+
+
+def test_a_box_is_drawn_where_it_is(folder, detector, tmp_path):
+    image, out_file = folder / 'noise.png', tmp_path / 'new' / 'drawn.png'
+    detector.draw(image, detection(0.9), out_file)
+    changed = (read_image(out_file) != read_image(image)).any(-1)
+    assert changed[40:80, 68:73].all(1).any() and changed[40:80, 108:113].all(1).any()
+    assert not changed[:, :60].any() and not changed[:30].any()
+
+
+def test_a_detection_below_the_threshold_is_not_drawn(folder, detector, tmp_path):
+    image, out_file = folder / 'noise.png', tmp_path / 'drawn.png'
+    detector.draw(image, detection(0.4), out_file, score_thr=0.5)
+    assert (read_image(out_file) == read_image(image)).all()
+
+
+def test_segments_are_blended_with_the_image(folder, segmentor, tmp_path):
+    image, out_file = folder / 'noise.png', tmp_path / 'drawn.png'
+    prediction = segmentor(image)
+    prediction.pred_sem_seg.data[:] = 5
+    segmentor.draw(image, prediction, out_file)
+    blend = segmentor.visualizer.alpha
+    colour = np.array(segmentor.visualizer.dataset_meta['palette'][5])
+    expected = read_image(image) * (1 - blend) + colour * blend
+    corner = np.s_[:20, :20]
+    np.testing.assert_allclose(read_image(out_file)[corner], expected[corner], atol=1)
+
+
+def test_a_prediction_is_told_in_words(detector, segmentor, folder):
+    assert detector.describe(detection(0.9)) == '1 x 7'
+    assert detector.describe(detection(0.2)) == 'nothing above a score of 0.3'
+    prediction = segmentor(folder / 'noise.png')
+    prediction.pred_sem_seg.data[:] = 0
+    prediction.pred_sem_seg.data[:, :24] = 3
+    assert segmentor.describe(prediction) == 'background 75 %, 2 25 %'
