@@ -1,7 +1,8 @@
 """Digit scenes: a small data set for detection and segmentation that needs no download.
 
 Handwritten digits (the 1797 scans that scikit-learn ships) are scaled, rotated and tinted, and laid
-on crops of the photographs that scikit-image and scikit-learn ship. Boxes and instance masks stand
+on crops of the photographs that scikit-image and scikit-learn ship. As in subtitles, the ink is
+light and has a dark rim, so that it can be read on any photograph. Boxes and instance masks stand
 in COCO json files, semantic labels in PNG files, so that ``CocoDataset`` and ``BaseSegDataset``
 read them as they are.
 """
@@ -47,15 +48,14 @@ PARAMETERS_FILE = 'digit_scenes.json'
 REVISION = 1
 
 NUM_TRAIN_SCANS = 1437
-MAX_DIGITS = 8
+MIN_DIGITS, MAX_DIGITS = 3, 8
 # Side of a scan, as a fraction of the side of the scene.
-MIN_SCALE, MAX_SCALE = 0.2, 0.45
-MAX_ANGLE = 20.0
+MIN_SCALE, MAX_SCALE = 0.22, 0.42
+MAX_ANGLE = 15.0
 MIN_CROP = 128
-# Least difference of luma (0 to 255) between the ink and the photograph beneath: enough to read.
-MIN_CONTRAST = 70
+MIN_TINT = 140
+RIM_BRIGHTNESS = 0.08
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 64, 1024
-BGR_TO_LUMA = np.array([0.114, 0.587, 0.299])
 
 
 @dataclass
@@ -201,16 +201,16 @@ def render_scene(sources: Sources, image_size: int, rng: np.random.Generator) ->
     background = _crop(sources.photographs[photograph], image_size, rng)
     scene = Scene(background.copy(), background, photograph)
     taken = np.zeros((image_size, image_size), np.uint8)
-    for _ in range(rng.integers(2, MAX_DIGITS + 1)):
+    for _ in range(rng.integers(MIN_DIGITS, MAX_DIGITS + 1)):
         index = int(rng.integers(len(sources.scans)))
-        opacity = _draw_digit(sources.scans[index], image_size, rng)
-        place = _find_place(opacity > 0, taken, rng)
+        opacity, shape = _draw_digit(sources.scans[index], image_size, rng)
+        place = _find_place(shape, taken, rng)
         if place is None:
             continue
         mask = np.zeros(taken.shape, bool)
-        mask[place] = opacity > 0
-        taken |= cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
-        _lay(scene.image[place], opacity, rng)
+        mask[place] = shape
+        taken |= cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
+        _lay(scene.image[place], opacity, shape, rng)
         scene.masks.append(mask)
         scene.digits.append(int(sources.digits[index]))
         scene.scans.append(sources.first_scan + index)
@@ -305,11 +305,14 @@ def _crop(photograph: np.ndarray, size: int, rng: np.random.Generator) -> np.nda
     return cv2.resize(np.ascontiguousarray(crop), (size, size), interpolation=interpolation)
 
 
-def _draw_digit(scan: np.ndarray, image_size: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_digit(
+    scan: np.ndarray, image_size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Scale and rotate a scan.
 
     Returns:
-        np.ndarray: Opacity of the ink of shape (h, w), 0 to 1, cut to the ink.
+        tuple[np.ndarray, np.ndarray]: Opacity of the ink, 0 to 1, and the mask of ink and rim. Both
+        have the shape (h, w) and are cut to the mask.
     """
     side = rng.uniform(MIN_SCALE, MAX_SCALE) * image_size
     canvas = int(np.ceil(side * 1.5))
@@ -320,9 +323,11 @@ def _draw_digit(scan: np.ndarray, image_size: int, rng: np.random.Generator) -> 
     transform[:, 2] += (canvas - 1) / 2 - center
     ink = cv2.warpAffine(scan, transform, (canvas, canvas), flags=cv2.INTER_CUBIC)
     # A scan is so coarse that its soft edge would be several pixels wide: make it crisp.
-    opacity = np.clip((ink - 0.35) / 0.2, 0, 1)
-    rows, columns = np.flatnonzero(opacity.any(1)), np.flatnonzero(opacity.any(0))
-    return opacity[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    opacity = np.clip((ink - 0.45) / 0.2, 0, 1)
+    mask = cv2.dilate((opacity > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    cut = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return opacity[cut], mask[cut]
 
 
 def _find_place(
@@ -338,14 +343,14 @@ def _find_place(
     return None
 
 
-def _lay(patch: np.ndarray, opacity: np.ndarray, rng: np.random.Generator) -> None:
-    """Tint the ink so that it can be read on the patch, and lay it on in place."""
-    luma = np.median(patch[opacity > 0] @ BGR_TO_LUMA)
-    ink = rng.integers(256, size=3)
-    while abs(ink @ BGR_TO_LUMA - luma) < MIN_CONTRAST:
-        ink = rng.integers(256, size=3)
-    opacity = opacity[..., None]
-    patch[:] = np.round((1 - opacity) * patch + opacity * ink)
+def _lay(
+    patch: np.ndarray, opacity: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Lay light ink with a dark rim of the same tint on the patch, in place."""
+    tint = rng.integers(MIN_TINT, 256, size=3).astype(np.float64)
+    tint *= 255 / tint.max()
+    opacity = opacity[mask][:, None]
+    patch[mask] = np.round(opacity * tint + (1 - opacity) * RIM_BRIGHTNESS * tint)
 
 
 def _write_split(root: Path, split: str, sources: Sources, parameters: dict) -> None:

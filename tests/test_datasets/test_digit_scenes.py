@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip('sklearn')
 pytest.importorskip('skimage')
 
 from mmlska.datasets import DIGITS, make_digit_scenes
-from mmlska.datasets.digit_scenes import MAX_DIGITS, MIN_CONTRAST, load_sources, render_scene
+from mmlska.datasets.digit_scenes import MAX_DIGITS, load_sources, render_scene
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = dict(num_train=12, num_val=6)
@@ -52,14 +53,19 @@ class TestScene:
             outside = ~np.any(scene.masks, axis=0)
             assert np.array_equal(scene.image[outside], scene.background[outside])
 
-    def test_ink_inside_the_masks_is_one_readable_tint(self, scenes):
-        luma = np.array([0.114, 0.587, 0.299])
+    def test_light_ink_with_a_dark_rim_of_one_tint(self, scenes):
         for scene in scenes:
             for mask in scene.masks:
-                tints, counts = np.unique(scene.image[mask], axis=0, return_counts=True)
-                beneath = np.median(scene.background[mask] @ luma)
-                assert counts.max() > 0.3 * mask.sum()
-                assert abs(tints[counts.argmax()] @ luma - beneath) >= MIN_CONTRAST - 1
+                pixels = scene.image[mask].astype(float)
+                tint = pixels[pixels.sum(1).argmax()]
+                assert tint.max() == 255
+                assert tint.min() >= 140
+                brightness = pixels @ tint / (tint @ tint)
+                assert np.abs(pixels - brightness[:, None] * tint).max() <= 1
+                assert np.mean(brightness > 0.9) > 0.2
+                inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3)), borderValue=0) > 0
+                rim = scene.image[mask & ~inside]
+                assert rim.max() < 100
 
     def test_masks_are_apart(self, scenes):
         for scene in scenes:
@@ -76,8 +82,8 @@ class TestScene:
         assert min(numbers) >= 1
         assert max(numbers) <= MAX_DIGITS
         sides = [max(np.ptp(np.nonzero(m), axis=1) + 1) for s in scenes for m in s.masks]
-        assert 15 <= min(sides) < 30
-        assert 45 < max(sides) <= 80
+        assert 20 <= min(sides) < 35
+        assert 45 < max(sides) <= 75
 
     def test_shows_the_scan_it_names(self, scenes):
         from sklearn.datasets import load_digits
