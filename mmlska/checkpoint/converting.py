@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,17 +21,21 @@ def convert_checkpoint(
     target: str | os.PathLike,
     naming: str = 'mmlska',
     force: bool = False,
+    change: Callable[[dict], tuple[dict, str]] | None = None,
 ) -> str:
     """Rewrite the weights of a VAN, or of a model with one, in the names of another codebase.
 
-    Only names change. A classification head and the other parts of a detector are kept; what lies
-    in the file beside the weights (optimizer, epoch) is left out.
+    Only names change, unless ``change`` is given. A classification head and the other parts of a
+    detector are kept; what lies in the file beside the weights (optimizer, epoch) is left out.
 
     Args:
         source (str | PathLike): Checkpoint in any naming and wrapping that the backbone takes.
         target (str | PathLike): File to write; ``.safetensors``, or what ``torch.load`` reads.
         naming (str): See :func:`mmlska.checkpoint.to_naming`. Defaults to 'mmlska'.
         force (bool): Write over an existing file. Defaults to False.
+        change (Callable, optional): Makes other weights of a VAN out of those of the source, under
+            our names, and tells of it; see :func:`mmlska.checkpoint.warm_starting.warm_start`.
+            Defaults to None.
 
     Returns:
         str: What was recognised, kept and left out, for the user.
@@ -47,7 +51,11 @@ def convert_checkpoint(
     backbone, head, other = split_weights(unwrap(checkpoint))
     origin = recognise_naming(list(backbone)) or 'unknown'
     rename_keys(backbone)
-    kind = check_complete(backbone)
+    kind, told = check_complete(backbone), []
+    if change is not None:
+        backbone, report = change(backbone)
+        check_complete(backbone)
+        told = ['', report]
     weights = join_weights(backbone, head, other, naming)
     write_checkpoint(weights, target)
     beside = sorted(set(checkpoint) - set(WRAPPERS)) if unwrap(checkpoint) is not checkpoint else []
@@ -56,6 +64,7 @@ def convert_checkpoint(
         f'written:    {target} ({len(weights)} weights) in {naming} names',
         f'kept:       {len(head)} weights of a classification head, {len(other)} of other parts',
         f'left out:   {", ".join(beside) or "nothing"}',
+        *told,
     ]
     return '\n'.join(lines)
 
@@ -106,6 +115,17 @@ def check_complete(backbone: dict) -> str:
     Raises:
         CheckpointError: If they are of no VAN, or a weight is missing, superfluous or misshaped.
     """
+    model = build_van(backbone)
+    traits = describe_van(backbone, model.num_stages, VAN.arch_zoo)
+    return f'{traits["arch"].text}, {traits["attention"].text}'
+
+
+def build_van(backbone: Mapping) -> VAN:
+    """The VAN that the weights are of, with them.
+
+    Raises:
+        CheckpointError: If they are of no VAN, or a weight is missing, superfluous or misshaped.
+    """
     options = recognise_van(backbone)
     if not options or options['attention'] is None:
         first = ', '.join(map(canonical, list(backbone)[:3])) or 'nothing'
@@ -114,8 +134,7 @@ def check_complete(backbone: dict) -> str:
         )
     model = VAN(**options)
     model.load_state_dict(backbone)
-    traits = describe_van(backbone, model.num_stages, VAN.arch_zoo)
-    return f'{traits["arch"].text}, {traits["attention"].text}'
+    return model
 
 
 def write_checkpoint(weights: dict[str, torch.Tensor], target: Path) -> None:

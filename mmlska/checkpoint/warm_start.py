@@ -13,6 +13,7 @@ from .van_weights import GATE, describe_attention, recognise_van
 
 CONV_NAMES = '|'.join(name for parts in PARTS.values() for part in parts for name in part)
 GATE_KEY = re.compile(rf'(blocks\d+\.\d+)\.{re.escape(GATE)}((?:{CONV_NAMES})\.\w+)')
+NOTE = 'It is a start for fine-tuning, not the published model of that kernel.'
 CONVERT_OPTIONS = {'attention': 'type', 'kernel_size': 'kernel_size', 'dilation': 'dilation'}
 
 
@@ -98,10 +99,25 @@ def check_convert(convert: Mapping, own: dict | None) -> dict:
         has = own[CONVERT_OPTIONS[key]]
         if value is not None and str(value).upper() != str(has).upper():
             raise ValueError(
-                f'convert states {key}={value!r}, but the model is built for {_text(own)}. '
-                f'Leave {key} out of convert, or set the attention of the model to it'
+                f'convert states {key}={value!r}, but the model is built for '
+                f'{name_attention(own)}. Leave {key} out of convert, or change the model'
             )
     return own
+
+
+def check_source(weights: Mapping) -> dict:
+    """The attention of a VAN's weights, if it can be turned into another one.
+
+    Raises:
+        CheckpointError: If it cannot.
+    """
+    source = recognise_van(weights).get('attention')
+    if not is_convertible(source):
+        raise CheckpointError(
+            f'only {" and ".join(PARTS)} can be turned into another attention, but the checkpoint '
+            f'holds {describe_attention(source).text}'
+        )
+    return source
 
 
 def convert_van(
@@ -124,12 +140,7 @@ def convert_van(
         CheckpointError: If the weights are of neither LKA nor LSKA, or if those of a block are
             incomplete, misshaped or not finite.
     """
-    source = recognise_van(weights).get('attention')
-    if not is_convertible(source):
-        raise CheckpointError(
-            f'only {" and ".join(PARTS)} can be turned into another attention, but the checkpoint '
-            f'holds {describe_attention(source).text}'
-        )
+    source = check_source(weights)
     gates = {}
     for key, value in weights.items():
         if match := GATE_KEY.fullmatch(key):
@@ -155,9 +166,10 @@ def summarize(weights: Mapping, attention: Mapping, energies: Mapping[str, dict]
         f'{name} {mean:.1%} (least {least:.1%})'
         for name, (mean, least) in energy_totals(energies).items()
     )
+    source = recognise_van(weights)['attention']
     return [
-        f'warm start: {_text(recognise_van(weights)["attention"])} becomes {_text(attention)} in '
-        f'{len(energies)} blocks. It is a start for fine-tuning, not the published model',
+        f'warm start: {name_attention(source)} becomes {name_attention(attention)} in '
+        f'{len(energies)} blocks. {NOTE}',
         f'energy of the kernels that is kept, mean of the blocks: {", ".join(kept)}',
     ]
 
@@ -175,5 +187,6 @@ def _is_pretrained(cfg: Mapping) -> bool:
     return cfg.get('type') in ('Pretrained', PretrainedInit)
 
 
-def _text(attention: Mapping) -> str:
+def name_attention(attention: Mapping) -> str:
+    """Kind, kernel size and dilation of an attention, in words."""
     return f'{describe_attention(attention).text} with dilation {attention["dilation"]}'
