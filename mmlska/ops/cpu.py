@@ -24,6 +24,8 @@ from . import plain
 from .calls import is_autocast, needs_gradients
 
 CHANNELS_LAST = torch.channels_last
+# Elements of the smallest map for which any cascade is faster.
+SMALLEST = 2**15
 
 
 def can_run(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> bool:
@@ -42,12 +44,19 @@ def wins(
     x: torch.Tensor, weights: Sequence[torch.Tensor], dilations: Sequence[int], training: bool
 ) -> bool:
     """Whether this form is clearly the faster one where it was measured."""
+    if x.numel() < SMALLEST or not is_measured(x):
+        return False
+    return x.numel() >= _least_elements(x, weights, dilations, training)
+
+
+def is_measured(x: torch.Tensor) -> bool:
+    """Whether the device, the dtype and the library are those that the rules were measured on."""
     return (
-        x.dtype == torch.float32
+        x.device.type == 'cpu'
+        and x.dtype == torch.float32
         and platform.machine() in ('x86_64', 'AMD64')
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
-        and x.numel() >= _least_elements(x, weights, dilations, training)
     )
 
 
@@ -56,7 +65,7 @@ def _least_elements(x, weights, dilations, training):
     kernels = [tuple(weight.shape[2:]) for weight in weights]
     dilated = [k for k, d in zip(kernels, dilations, strict=True) if d > 1 and max(k) > 1]
     if any(min(kernel) > 1 for kernel in dilated):
-        return 2**16 if training else 2**15
+        return 2**16 if training else SMALLEST
     if dilated:
         return 2**16 if training else 2**18
     if _is_channels_last(x):
@@ -77,6 +86,17 @@ def run(
     if needs_gradients(x, *weights, *biases):
         return _Cascade.apply(x, tuple(dilations), *weights, *biases)
     return _forward(x, weights, biases, dilations, training=False)[0]
+
+
+def to_channels_last(x: torch.Tensor) -> torch.Tensor:
+    """The map ``(N, C, H, W)`` in channels_last; itself if it is that already."""
+    if not x.is_contiguous() or needs_gradients(x) or x[0].numel() < 2**16:
+        return x.contiguous(memory_format=CHANNELS_LAST)
+    # PyTorch transposes large matrices by blocks, but maps element by element.
+    out = torch.empty_like(x, memory_format=CHANNELS_LAST)
+    for image, target in zip(x.flatten(2), out.permute(0, 2, 3, 1).flatten(1, 2), strict=True):
+        target.copy_(image.t())
+    return out
 
 
 class _Cascade(torch.autograd.Function):
@@ -159,7 +179,7 @@ def _padded_size(size, weights, dilations, training):
 
 def _pad(x, size):
     """The map in channels_last with zeros up to a size; itself if there is nothing to do."""
-    x = _channels_last(x)
+    x = to_channels_last(x)
     height, width = x.shape[2:]
     if (height, width) == tuple(size):
         return x
@@ -175,16 +195,6 @@ def _pad(x, size):
 def _is_channels_last(x):
     """Whether the layout is channels_last, and not both, as it is of a map of one position."""
     return x.is_contiguous(memory_format=CHANNELS_LAST) and not x.is_contiguous()
-
-
-def _channels_last(x):
-    if not x.is_contiguous() or x[0].numel() < 2**16:
-        return x.contiguous(memory_format=CHANNELS_LAST)
-    # PyTorch transposes large matrices by blocks, but maps element by element.
-    out = torch.empty_like(x, memory_format=CHANNELS_LAST)
-    for image, target in zip(x.flatten(2), out.permute(0, 2, 3, 1).flatten(1, 2), strict=True):
-        target.copy_(image.t())
-    return out
 
 
 def _clear_padding(padded, size, weight):

@@ -85,21 +85,34 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def chosen_backend() -> str:
+    """The name that :func:`use_backend`, else the environment, gives; 'auto' by default.
+
+    Raises:
+        ValueError: If the environment names no backend.
+    """
+    name = _chosen.get() or os.environ.get(ENVIRONMENT_VARIABLE) or 'auto'
+    return _check_name(name, ENVIRONMENT_VARIABLE)
+
+
 def _form_for(x, weights, biases, dilations) -> ModuleType:
-    name = _chosen.get() or _check_name(
-        os.environ.get(ENVIRONMENT_VARIABLE) or 'auto', ENVIRONMENT_VARIABLE
-    )
-    tensors = [x, *weights, *(bias for bias in biases if bias is not None)]
-    if name == 'plain' or is_transformed() or not all(map(is_plain_tensor, tensors)):
+    name = chosen_backend()
+    if name == 'plain' or not is_plain_tensor(x):
         return plain
+    tensors = [x, *weights, *(bias for bias in biases if bias is not None)]
     training = needs_gradients(*tensors)
+    # What excludes most calls stands first: on small maps the choice itself takes time.
     for candidate, form in FAST_FORMS.items():
-        if name not in ('auto', candidate) or not form.can_run(x, weights):
-            continue
-        if name == candidate or form.wins(x, weights, dilations, training):
-            _tell(candidate, str(x.device.type), str(x.dtype), tuple(x.shape), training)
+        if (
+            name in ('auto', candidate)
+            and form.can_run(x, weights)
+            and (name == candidate or form.wins(x, weights, dilations, training))
+            and not is_transformed()
+            and all(map(is_plain_tensor, tensors))
+        ):
+            _tell(candidate, x.device, x.dtype, x.shape, training)
             return form
-    _tell('plain', str(x.device.type), str(x.dtype), tuple(x.shape), training)
+    _tell('plain', x.device, x.dtype, x.shape, training)
     return plain
 
 
@@ -114,10 +127,12 @@ def _check_name(name: str, source: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _tell(name: str, device: str, dtype: str, shape: tuple[int, ...], training: bool) -> None:
+def _tell(
+    name: str, device: torch.device, dtype: torch.dtype, shape: torch.Size, training: bool
+) -> None:
     print_log(
-        f'depth-wise cascade by the {name!r} form: {device}, {dtype}, '
-        f'{"training" if training else "inference"}, first met for a map {shape}',
+        f'depth-wise cascade by the {name!r} form: {device}, {dtype}, map {tuple(shape)}, '
+        f'{"training" if training else "inference"}',
         'current',
         logging.DEBUG,
     )

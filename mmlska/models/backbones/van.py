@@ -20,6 +20,7 @@ from mmlska.checkpoint.warm_start import WarmStart
 from mmlska.models.layers import ConvFFN
 from mmlska.models.layers.build import build_layer, build_plugins
 from mmlska.models.layers.weight_init import init_convs
+from mmlska.ops import in_fast_layout
 from mmlska.registry import MODELS
 
 from .base import (
@@ -286,7 +287,7 @@ class VAN(WarmStart, StagedBackbone):
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """Embed the patches, run the blocks, normalise, and run the plugins."""
         patch_embed, blocks, norm, after_stage = self.stage(index)
-        x = patch_embed(x)
+        x = in_fast_layout(patch_embed(x))
         for block in blocks:
             x = block(x)
         return after_stage(normalize_channels(norm, x))

@@ -2,7 +2,13 @@ import torch
 from mmcv.cnn import build_activation_layer
 from torch import nn
 
+from mmlska.ops import in_bands
+
+from .hooks import is_watched
 from .weight_init import init_convs
+
+# Activations that act on each value alone.
+ELEMENTWISE = (nn.GELU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish)
 
 
 class ConvFFN(nn.Module):
@@ -34,5 +40,11 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        by_parts = not self.training and isinstance(self.act, ELEMENTWISE)
+        if not by_parts or is_watched(*self.children()):
+            return self._forward(x)
+        return in_bands(self._forward, x, 1, self.fc1.out_channels, self.parameters())
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.drop(self.act(self.dwconv(self.fc1(x))))
         return self.drop(self.fc2(x))

@@ -10,13 +10,13 @@ from itertools import count
 
 import torch
 from torch import nn
-from torch.nn.modules import module as torch_module
 
 from mmlska.checkpoint import rename_keys
 from mmlska.ops import depthwise_cascade
 from mmlska.registry import MODELS
 
 from .checks import check_odd, check_positive_int
+from .hooks import is_watched
 from .weight_init import init_convs
 
 
@@ -117,23 +117,13 @@ class _DepthwiseGate(nn.Module):
 
 def _apply(convs: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     """Apply depth-wise convolutions in one operation, or one by one where somebody watches them."""
-    if isinstance(x, torch.Tensor) and not torch.jit.is_tracing() and all(map(_is_bare, convs)):
+    bare = all(type(conv) is nn.Conv2d for conv in convs) and not is_watched(*convs)
+    if bare and isinstance(x, torch.Tensor) and not torch.jit.is_tracing():
         parts = [(conv.weight, conv.bias, conv.dilation[0]) for conv in convs]
         return depthwise_cascade(x, *zip(*parts, strict=True))
     for conv in convs:
         x = conv(x)
     return x
-
-
-def _is_bare(conv: nn.Module) -> bool:
-    """Whether a call of this layer is its convolution and nothing else."""
-    hooks = (
-        conv._forward_hooks,
-        conv._forward_pre_hooks,
-        conv._backward_hooks,
-        conv._backward_pre_hooks,
-    )
-    return type(conv) is nn.Conv2d and not any(hooks) and not torch_module._has_any_global_hook()
 
 
 @MODELS.register_module()

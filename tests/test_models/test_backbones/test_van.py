@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mmlska.models import VAN
+from mmlska.ops import use_backend
 
 NANO = dict(embed_dims=[8, 12, 16, 20], depths=[1, 1, 2, 1], ffn_ratios=[2, 2, 2, 2])
 
@@ -467,3 +468,31 @@ def test_a_malformed_plugin_is_refused(plugin, message):
 def test_two_plugins_of_one_name_at_one_position_are_refused():
     with pytest.raises(ValueError, match=r"both named 'lska'.*postfix"):
         nano(plugins=[dict(cfg=dict(type='LSKA')), dict(cfg=dict(type='LSKA', kernel_size=7))])
+
+
+# Speed: neither the form of an operation nor the layout of a map changes a result
+
+
+@pytest.mark.parametrize('kind', ['LKA', 'LSKA', 'LKATrivial', 'LSKATrivial'])
+@pytest.mark.parametrize('training', [False, True])
+def test_the_fast_forms_and_layouts_give_the_same_maps_and_gradients(kind, training):
+    # A first stage of 2 * 16 * 48 * 64 values is large enough for all of them.
+    settings = dict(NANO, embed_dims=[16, 16, 16, 16])
+    torch.manual_seed(0)
+    model = VAN(settings, dict(type=kind, kernel_size=11)).train(training)
+    # A bias before a norm over the batch changes nothing: its gradient is rounding alone.
+    parameters = [p for name, p in model.named_parameters() if 'projection.bias' not in name]
+    image = torch.rand(2, 3, 192, 256)
+    results = []
+    for backend in ('plain', 'auto'):
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        with use_backend(backend):
+            outs = model(image)
+            generator = torch.Generator().manual_seed(1)
+            loss = sum((out * torch.randn(out.shape, generator=generator)).sum() for out in outs)
+            grads = torch.autograd.grad(loss, parameters)
+        model.load_state_dict(state)
+        assert all(out.is_contiguous() for out in outs)
+        results.append([*outs, *grads])
+    for found, expected in zip(*results, strict=True):
+        assert relative_error(found, expected) < 1e-4

@@ -1,8 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mmlska.models.layers import ConvFFN
+from mmlska.ops import bands, use_backend
 
 
 def test_equals_its_equation():
@@ -37,3 +39,39 @@ def test_gradients():
     ffn = ConvFFN(2, 4).double()
     x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ffn, (x,))
+
+
+@pytest.fixture
+def bands_everywhere(monkeypatch):
+    monkeypatch.setattr(bands, 'WORTHWHILE', 1)
+    monkeypatch.setattr(bands, 'IN_BAND', 1)
+
+
+@torch.no_grad()
+def test_inference_band_by_band_gives_the_same(bands_everywhere):
+    torch.manual_seed(0)
+    ffn, x = ConvFFN(8, 32).eval(), torch.randn(2, 8, 23, 9)
+    out = ffn(x)
+    with use_backend('plain'):
+        expected = ffn(x)
+    assert (out - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_a_hook_sees_one_call_of_a_whole_map(bands_everywhere):
+    ffn, heights = ConvFFN(8, 32).eval(), []
+    ffn.dwconv.register_forward_hook(lambda module, inputs, out: heights.append(out.shape[2]))
+    ffn(torch.randn(1, 8, 23, 9))
+    assert heights == [23]
+
+
+@torch.no_grad()
+def test_an_activation_that_sees_the_map_sees_the_whole(bands_everywhere):
+    class Centred(nn.Module):
+        def forward(self, x):
+            return x - x.mean((2, 3), keepdim=True)
+
+    ffn, x = ConvFFN(8, 32).eval(), torch.randn(1, 8, 23, 9)
+    ffn.act = Centred()
+    hidden = ffn.dwconv(ffn.fc1(x))
+    assert torch.allclose(ffn(x), ffn.fc2(hidden - hidden.mean((2, 3), keepdim=True)), atol=1e-5)
