@@ -26,6 +26,9 @@ from .calls import is_autocast, needs_gradients
 CHANNELS_LAST = torch.channels_last
 # Elements of the smallest map for which any cascade is faster.
 SMALLEST = 2**15
+# Elements of a map that, with the maps made of it, stays in the cache. Its memory is used again for
+# the next slice, where that of large maps is asked for anew, page by page.
+IN_SLICE = 2**18
 
 
 def can_run(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> bool:
@@ -85,7 +88,7 @@ def run(
     """Apply the convolutions in the given order, see :func:`mmlska.ops.depthwise_cascade`."""
     if needs_gradients(x, *weights, *biases):
         return _Cascade.apply(x, tuple(dilations), *weights, *biases)
-    return _forward(x, weights, biases, dilations, training=False)[0]
+    return _in_slices(x, weights, biases, dilations)
 
 
 def to_channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -109,7 +112,7 @@ class _Cascade(torch.autograd.Function):
         out, maps = _forward(x, weights, biases, dilations, training=True)
         ctx.dilations = dilations
         ctx.save_for_backward(x, *parameters, *maps)
-        return out
+        return _crop(out, x)
 
     @staticmethod
     def backward(ctx, grad):
@@ -124,17 +127,34 @@ class _Cascade(torch.autograd.Function):
         return grads[0], None, *grads[1:]
 
 
+def _in_slices(x, weights, biases, dilations):
+    """The result, without gradients, computed from as many channels at once as the cache holds."""
+    n, c, h, w = x.shape
+    channels = max(16, IN_SLICE // (n * h * w) // 16 * 16)
+    if channels >= c:
+        return _crop(_forward(x, weights, biases, dilations, training=False)[0], x)
+    out = torch.empty_like(x, memory_format=_layout(x))
+    for start in range(0, c, channels):
+        part = slice(start, start + channels)
+        own_weights = [weight[part] for weight in weights]
+        own_biases = [None if bias is None else bias[part] for bias in biases]
+        padded, _ = _forward(x[:, part], own_weights, own_biases, dilations, training=False)
+        out[:, part] = padded[:, :, :h, :w]
+    return out
+
+
 def _forward(x, weights, biases, dilations, training):
-    """The result, and the padded map that each convolution saw."""
+    """The padded result and, for training, the padded map that each convolution saw."""
     size = x.shape[2:]
     maps = []
     current = _pad(x, _padded_size(size, weights, dilations, training))
-    for weight, bias, dilation in zip(weights, biases, dilations, strict=True):
-        if maps:
+    for i, (weight, bias, dilation) in enumerate(zip(weights, biases, dilations, strict=True)):
+        if i:
             _clear_padding(current, size, weight)
-        maps.append(current)
+        if training:
+            maps.append(current)
         current = _convolve(current, weight, bias, dilation)
-    return _crop(current, x), maps
+    return current, maps
 
 
 def _backward(grad, x, weights, maps, dilations, needed):
@@ -207,8 +227,12 @@ def _clear_padding(padded, size, weight):
 
 def _crop(padded, like):
     """The part that is no padding, in the layout of another map."""
-    layout = CHANNELS_LAST if _is_channels_last(like) else torch.contiguous_format
-    return padded[:, :, : like.shape[2], : like.shape[3]].contiguous(memory_format=layout)
+    cropped = padded[:, :, : like.shape[2], : like.shape[3]]
+    return cropped.contiguous(memory_format=_layout(like))
+
+
+def _layout(x):
+    return CHANNELS_LAST if _is_channels_last(x) else torch.contiguous_format
 
 
 def _convolve(x, weight, bias, dilation):

@@ -63,6 +63,8 @@ def depthwise_cascade(
 def use_backend(name: str) -> Iterator[None]:
     """Choose the form of :func:`depthwise_cascade` inside a ``with`` block, in this thread.
 
+    What activation checkpointing recomputes in the backward pass must be in the same block.
+
     Args:
         name (str): 'auto' takes the fastest, 'plain' PyTorch's own convolutions, and any other name
             of ``BACKENDS`` that form wherever it can run, fast or not.

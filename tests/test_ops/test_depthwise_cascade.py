@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmlska.models.layers import decompose_kernel
-from mmlska.ops import depthwise_cascade, use_backend
+from mmlska.ops import cpu, depthwise_cascade, use_backend
 
 FAST = ['cpu']
 KINDS = ['LSKA', 'LKA', 'LSKATrivial', 'LKATrivial', 'one row', 'dilated rows']
@@ -102,6 +102,21 @@ def test_inference_equals_training(backend, kind):
             out = depthwise_cascade(x, weights, biases, dilations)
         expected = with_gradients('plain', x, weights, biases, dilations)[0]
         assert relative_error(out, expected) <= 1e-12
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('channels', [16, 17, 40])
+def test_inference_by_slices_of_channels_is_the_same(monkeypatch, channels, layout):
+    monkeypatch.setattr(cpu, 'IN_SLICE', 1)
+    x, weights, biases, dilations = make('LSKA', 23, channels=channels, size=(8, 9))
+    biases[1] = None
+    x = x.contiguous(memory_format=layout)
+    results = []
+    for backend in ('plain', 'cpu'):
+        with use_backend(backend), torch.no_grad():
+            results.append(depthwise_cascade(x, weights, biases, dilations))
+    assert relative_error(results[1], results[0]) <= 1e-12
+    assert results[1].is_contiguous(memory_format=layout)
 
 
 @fast_forms
