@@ -38,8 +38,8 @@ class FusedVANBlock(nn.Module):
         self.spatial_gating_unit = block.attn.spatial_gating_unit
         self.proj_2 = block.attn.proj_2
         self.after_attention = block.after_attention
-        self.fc1 = fold_before(*affine_of(block.norm2), block.mlp.fc1)
-        self.dwconv, self.act, self.fc2 = block.mlp.dwconv, block.mlp.act, block.mlp.fc2
+        fold_before(*affine_of(block.norm2), block.mlp.fc1)
+        self.mlp = block.mlp
         self.after_ffn = block.after_ffn
         self.layer_scale_1, self.layer_scale_2 = block.layer_scale_1, block.layer_scale_2
         add_to_bias(self.proj_2, shift)
@@ -49,7 +49,7 @@ class FusedVANBlock(nn.Module):
             factor = 1 + scale_channels(factor[:, None, None], self.layer_scale_1).flatten()
             self.layer_scale_1 = None
         if not len(self.after_ffn):
-            scale_output(self.fc2, self.layer_scale_2)
+            scale_output(self.mlp.fc2, self.layer_scale_2)
             self.layer_scale_2 = None
         self.register_buffer('skip', factor[:, None, None])
 
@@ -59,7 +59,7 @@ class FusedVANBlock(nn.Module):
         y = torch.addcmul(self.proj_2(gated), x, self.skip)
         if len(self.after_attention):
             y = x + scale_channels(self.after_attention(y), self.layer_scale_1)
-        branch = self.after_ffn(self.fc2(self.act(self.dwconv(self.fc1(y)))))
+        branch = self.after_ffn(self.mlp(y))
         return y + scale_channels(branch, self.layer_scale_2)
 
 
