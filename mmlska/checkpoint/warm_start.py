@@ -120,6 +120,24 @@ def check_source(weights: Mapping) -> dict:
     return source
 
 
+def resolve_attention(attention: Mapping) -> dict:
+    """An attention to turn weights into, with its dilation.
+
+    Raises:
+        ValueError: If it is neither LKA nor LSKA, or if its kernel has no exact decomposition. The
+            message names what is allowed.
+    """
+    # mmlska.models imports this module.
+    from mmlska.models import decompose_kernel
+
+    kind, kernel_size = str(attention['type']).upper(), attention['kernel_size']
+    if kind not in PARTS:
+        allowed = ', '.join(PARTS).lower()
+        raise ValueError(f'attention {attention["type"]!r} is unknown: allowed are {allowed}')
+    _, _, dilation = decompose_kernel(kernel_size, attention.get('dilation'))
+    return dict(type=kind, kernel_size=kernel_size, dilation=dilation)
+
+
 def convert_van(
     weights: Mapping[str, torch.Tensor],
     attention: Mapping,
@@ -129,7 +147,8 @@ def convert_van(
 
     Args:
         weights (Mapping): Weights of a VAN with LKA or LSKA, under our names.
-        attention (Mapping): ``type``, ``kernel_size`` and ``dilation`` of the new attention.
+        attention (Mapping): ``type``, ``kernel_size`` and, where it is not the paper's,
+            ``dilation`` of the new attention.
         track (Callable): Wraps the list of blocks, to show the progress. Defaults to ``iter``.
 
     Returns:
@@ -139,8 +158,9 @@ def convert_van(
     Raises:
         CheckpointError: If the weights are of neither LKA nor LSKA, or if those of a block are
             incomplete, misshaped or not finite.
+        ValueError: If there is no such attention. The message names what is allowed.
     """
-    source = check_source(weights)
+    source, target = check_source(weights), resolve_attention(attention)
     gates = {}
     for key, value in weights.items():
         if match := GATE_KEY.fullmatch(key):
@@ -148,7 +168,7 @@ def convert_van(
     converted, energies = {}, {}
     for block in track(list(gates)):
         try:
-            gate, energies[block] = convert_gate(gates[block], source, attention)
+            gate, energies[block] = convert_gate(gates[block], source, target)
         except CheckpointError as error:
             message = f'the checkpoint cannot be converted: {block}.{GATE}{error}'
             raise CheckpointError(message) from None

@@ -8,19 +8,19 @@ from typing import NamedTuple
 import torch
 from mmengine.utils import track_iter_progress
 
-from mmlska.models import VAN, decompose_kernel
+from mmlska.models import VAN
 
 from .calibration import block_errors, calibrate, hold_out, output_error
 from .converting import build_van
-from .gate_conversion import PARTS
 from .images import random_images, read_images
-from .warm_start import NOTE, check_source, convert_van, name_attention
+from .warm_start import NOTE, check_source, convert_van, name_attention, resolve_attention
 
 LAST_MAP = 'last map'
 LEGEND = [
     "energy: share of the squared norm of the block's depth-wise kernels that is kept",
     "error: how far the block's output is from that of the old one for the input of the old one,",
     '       relative to that output',
+    '       (a block hands most of its input through, so that even a small figure can be a lot)',
     'last map: the same for the whole backbone, where the errors of all blocks come together',
 ]
 
@@ -104,17 +104,14 @@ def new_attention(weights: Mapping, options: WarmStartOptions) -> dict:
         CheckpointError: If the weights are of an attention that cannot be turned into another.
         ValueError: If there is no such attention. The message names the nearest legal sizes.
     """
-    source = check_source(weights)
-    kind = (options.attention or source['type']).upper()
-    if kind not in PARTS:
-        allowed = ', '.join(PARTS).lower()
-        raise ValueError(f'attention {options.attention!r} is unknown: allowed are {allowed}')
-    kernel_size, dilation = options.kernel_size, options.dilation
-    if kernel_size is None:
-        kernel_size, dilation = source['kernel_size'], dilation or source['dilation']
-    return dict(
-        type=kind, kernel_size=kernel_size, dilation=decompose_kernel(kernel_size, dilation)[2]
-    )
+    attention = check_source(weights)
+    if options.attention is not None:
+        attention['type'] = options.attention
+    if options.kernel_size is not None:
+        attention |= dict(kernel_size=options.kernel_size, dilation=None)
+    if options.dilation is not None:
+        attention['dilation'] = options.dilation
+    return resolve_attention(attention)
 
 
 def format_table(table: Table) -> list[str]:

@@ -235,6 +235,26 @@ def test_other_kinds_are_refused():
         )
 
 
+@pytest.mark.parametrize(
+    ('attention', 'message'),
+    [
+        (dict(type='LSKA', kernel_size=24), 'Nearest legal sizes: 23 and 29'),
+        (dict(type='LSKA', kernel_size=65, dilation=4), 'kernel_size=65 with dilation=4'),
+        (dict(type='ECA', kernel_size=3), "'ECA' is unknown: allowed are lka, lska"),
+    ],
+)
+def test_illegal_targets_are_refused(attention, message):
+    with pytest.raises(ValueError, match=message):
+        convert_van(trained('LKA', 23).state_dict(), attention)
+
+
+def test_the_dilation_of_the_paper_need_not_be_given():
+    weights = trained('LKA', 23).state_dict()
+    first, _ = convert_van(weights, dict(type='lska', kernel_size=11))
+    second, _ = convert_van(weights, dict(type='LSKA', kernel_size=11, dilation=2))
+    assert all(torch.equal(first[key], second[key]) for key in second)
+
+
 def missing(weights):
     del weights['blocks3.1.attn.spatial_gating_unit.conv0.bias']
 
