@@ -12,6 +12,8 @@ TORCH_SPEC ?= torch==2.13.0
 TORCH_ARGS ?=
 MMCV_ARGS ?=
 TASK ?= detection
+BACKBONE ?= van-lska
+ATTENTION ?= none
 PYTEST_ARGS ?=
 MAX_JOBS ?= $(shell nproc)
 export MAX_JOBS
@@ -34,6 +36,8 @@ make test                 install what is missing, run all tests
 make test PYTEST_ARGS=... the same with more options for pytest, e.g. "-m 'not slow'" or "-k van"
 make demo                 install what is missing, train and evaluate a small Mask R-CNN on the CPU
 make demo TASK=retinanet  the same for RetinaNet; TASK=segmentation for Semantic FPN
+make demo BACKBONE=...    another backbone: ghostnetv2 or container-light
+make demo ATTENTION=...   attention on every level of the pyramid: eca or context-aggregation
 make lint                 ruff and codespell
 make install              only install
 make check                say what is installed, and what is wrong with it
@@ -104,7 +108,7 @@ test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 demo: $(READY)
-	@$(BIN)/python demo/train_demo.py --task '$(TASK)'
+	@$(BIN)/python demo/train_demo.py --task '$(TASK)' --backbone '$(BACKBONE)' --attention '$(ATTENTION)'
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -1,0 +1,95 @@
+"""The demo runs from data to picture: here with a few scenes and iterations."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+pytest.importorskip('sklearn', reason='the digits are those of scikit-learn')
+pytest.importorskip('skimage', reason='the photographs are those of scikit-image')
+pytest.importorskip('mmcv._ext', reason='mmcv was built without its compiled operators')
+
+SCRIPT = Path(__file__).resolve().parents[1] / 'demo/train_demo.py'
+FEW = ['--max-iters', '4', '--num-train', '8', '--num-val', '4']
+
+
+def run(folder, *arguments):
+    command = [sys.executable, str(SCRIPT), *arguments]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('arguments', 'folder', 'metrics', 'library'),
+    [
+        ([], 'demo_detection', ['box AP50', 'box AP', 'mask AP50', 'mask AP'], 'mmdet'),
+        (['--task', 'retinanet'], 'demo_retinanet', ['box AP50', 'box AP'], 'mmdet'),
+        (['--task', 'segmentation'], 'demo_segmentation', ['mIoU', 'pixel accuracy'], 'mmseg'),
+        (
+            ['--backbone', 'ghostnetv2', '--attention', 'eca'],
+            'demo_detection_ghostnetv2_eca',
+            ['box AP50', 'mask AP'],
+            'mmdet',
+        ),
+        (
+            [
+                '--task=segmentation',
+                '--backbone=container-light',
+                '--attention=context-aggregation',
+            ],
+            'demo_segmentation_container-light_context-aggregation',
+            ['mIoU'],
+            'mmseg',
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_a_demo_trains_evaluates_and_draws(tmp_path, arguments, folder, metrics, library):
+    pytest.importorskip(library)
+    result = run(tmp_path, *arguments, *FEW)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for metric in metrics:
+        before, after = re.search(rf'^ *{metric} +(\S+) +(\S+)$', result.stdout, re.M).groups()
+        assert 0 <= float(before) <= 1
+        assert 0 <= float(after) <= 1
+    # A newcomer sees progress; the log is in the work dir.
+    assert len(result.stdout.splitlines()) < 30
+    assert re.search(r'iteration \d/4  loss \d', result.stdout)
+    work_dir = tmp_path / 'work_dirs' / folder
+    assert 'Iter(train)' in (work_dir / 'train.log').read_text()
+    picture = cv2.imread(str(work_dir / 'predictions.png'))
+    assert picture.std() > 20
+    checkpoint = re.search(r'^checkpoint +(\S+)$', result.stdout, re.M).group(1)
+    assert (tmp_path / checkpoint).is_file()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--task', 'pose'], "invalid choice: 'pose'"),
+        (['--backbone', 'vgg'], "invalid choice: 'vgg'"),
+        (['--max-iters', '0'], '--max-iters must be at least 1, got 0'),
+        (['--data-root', 'a,b'], 'must not contain a comma'),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, arguments, message):
+    result = run(tmp_path, *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_a_failing_training_shows_the_end_of_its_log(tmp_path):
+    pytest.importorskip('mmdet')
+    arguments = [*FEW, '--work-dir', 'w']
+    (tmp_path / 'w').mkdir()
+    # A file where the training wants its folder.
+    (tmp_path / 'w' / 'train').write_text('')
+    result = run(tmp_path, *arguments)
+    assert result.returncode == 1
+    assert 'these were the last lines of w/train.log' in result.stderr
