@@ -183,17 +183,15 @@ def saved_bytes(module: nn.Module, x: torch.Tensor) -> int:
     known = {_storage(tensor) for tensor in (*module.parameters(), *module.buffers(), x)}
     kept = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor: torch.Tensor) -> None:
         if _storage(tensor) not in known:
-            # The tensor itself is kept too, lest its memory be given to another one.
-            kept[_storage(tensor)] = tensor
-        return tensor
+            # Kept here, lest its memory be given to another one; not in the graph, which would
+            # then hold itself and never be freed.
+            kept[_storage(tensor)] = tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = module(x)
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del outputs
-    return total
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
+        module(x)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def _storage(tensor: torch.Tensor) -> int:
