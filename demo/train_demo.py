@@ -128,7 +128,9 @@ def parse_args() -> argparse.Namespace:
         default=DATA_ROOT,
         help=f'where the data set is made, or found from the last time (default: {DATA_ROOT})',
     )
-    parser.add_argument('--num-train', type=int, default=800, help='training scenes (default: 800)')
+    parser.add_argument(
+        '--num-train', type=int, default=1200, help='training scenes (default: 1200)'
+    )
     parser.add_argument('--num-val', type=int, default=100, help='validation scenes (default: 100)')
     parser.add_argument(
         '--max-iters', type=int, help='iterations to train (default: those of the config)'
@@ -212,12 +214,22 @@ def load_demo_config(args: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     path = REPOSITORY / 'configs' / 'demo' / TASKS[args.task].config
     if len(variant_of(args)) > 1:
         path = write_variant(load_config(path), args)
+    config = load_config(path)
     options = {'randomness.seed': args.seed}
     if args.max_iters:
-        options['train_cfg.max_iters'] = args.max_iters
+        options |= length_options(config, args.max_iters)
     if args.data_root != DATA_ROOT:
-        options |= data_options(load_config(path), args.data_root)
+        options |= data_options(config, args.data_root)
     return load_config(path, options), options
+
+
+def length_options(config: Config, max_iters: int) -> dict[str, int]:
+    """Overrides that make a training longer or shorter, the decay of its rate included."""
+    options = {'train_cfg.max_iters': max_iters, 'train_cfg.val_interval': max_iters}
+    options['default_hooks.checkpoint.interval'] = max_iters
+    if max_iters > config.param_scheduler[1].begin:
+        options['param_scheduler.1.end'] = max_iters
+    return options
 
 
 def write_variant(config: Config, args: argparse.Namespace) -> Path:
@@ -397,8 +409,6 @@ class Progress:
 
     def __init__(self, max_iters: int) -> None:
         self._max_iters = max_iters
-        self._start = time.monotonic()
-        self._last: tuple[float, int] | None = None
         self._shown = 0
         self._terminal = sys.stdout.isatty()
 
@@ -508,7 +518,7 @@ def colour_of(digit: int) -> tuple[float, ...]:
 def lay_over(axis: Axes, mask: np.ndarray, digit: int) -> None:
     """Colour the pixels of a mask."""
     layer = np.zeros((*mask.shape, 4))
-    layer[mask] = (*colour_of(digit), 0.75)
+    layer[mask] = (*colour_of(digit), 0.8)
     axis.imshow(layer)
 
 

@@ -10,14 +10,14 @@ model = dict(
     data_preprocessor=dict(size=(128, 128)),
     backbone=dict(_delete_=True, **_base_.backbone),
     neck=dict(
-        in_channels=_base_.backbone.arch.embed_dims, out_channels=48, norm_cfg=_base_.norm_cfg
+        in_channels=_base_.backbone.arch.embed_dims, out_channels=48, norm_cfg=_base_.head_norm_cfg
     ),
     decode_head=dict(
         in_channels=[48, 48, 48, 48],
         channels=48,
         dropout_ratio=0.0,
         num_classes=11,
-        norm_cfg=dict(_delete_=True, **_base_.norm_cfg),
+        norm_cfg=dict(_delete_=True, **_base_.head_norm_cfg),
     ),
 )
 

@@ -13,7 +13,7 @@ model = dict(
         in_channels=_base_.backbone.arch.embed_dims,
         out_channels=48,
         num_outs=4,
-        norm_cfg=_base_.norm_cfg,
+        norm_cfg=_base_.head_norm_cfg,
     ),
     rpn_head=dict(
         in_channels=48,
@@ -31,7 +31,7 @@ model = dict(
             fc_out_channels=256,
             num_classes=10,
             reg_class_agnostic=True,
-            norm_cfg=_base_.norm_cfg,
+            norm_cfg=_base_.head_norm_cfg,
         ),
         mask_roi_extractor=dict(out_channels=48, roi_layer=dict(sampling_ratio=1)),
         mask_head=dict(
@@ -40,7 +40,7 @@ model = dict(
             conv_out_channels=32,
             num_classes=10,
             class_agnostic=True,
-            norm_cfg=_base_.norm_cfg,
+            norm_cfg=_base_.head_norm_cfg,
         ),
     ),
     train_cfg=dict(

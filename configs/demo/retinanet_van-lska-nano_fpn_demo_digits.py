@@ -13,14 +13,14 @@ model = dict(
         in_channels=_base_.backbone.arch.embed_dims,
         out_channels=64,
         num_outs=3,
-        norm_cfg=_base_.norm_cfg,
+        norm_cfg=_base_.head_norm_cfg,
     ),
     bbox_head=dict(
         num_classes=10,
         in_channels=64,
         stacked_convs=2,
         feat_channels=64,
-        norm_cfg=_base_.norm_cfg,
+        norm_cfg=_base_.head_norm_cfg,
         anchor_generator=dict(
             octave_base_scale=3, scales_per_octave=2, ratios=[1.0, 1.7], strides=[8, 16, 32]
         ),

@@ -106,7 +106,7 @@ class Sources:
 
 def make_digit_scenes(
     root: str | Path,
-    num_train: int = 800,
+    num_train: int = 1200,
     num_val: int = 100,
     image_size: int = 128,
     seed: int = 0,
@@ -124,7 +124,7 @@ def make_digit_scenes(
 
     Args:
         root (str | Path): Folder to make; new, empty, or made by this function before.
-        num_train (int): Number of training scenes. Defaults to 800.
+        num_train (int): Number of training scenes. Defaults to 1200.
         num_val (int): Number of validation scenes. Defaults to 100.
         image_size (int): Side of the square scenes in pixels. Defaults to 128.
         seed (int): Seed of all choices. Defaults to 0.

@@ -11,7 +11,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument('root', nargs='?', default='data/digit_scenes', help='folder to make')
-    parser.add_argument('--num-train', type=int, default=800, help='number of training scenes')
+    parser.add_argument('--num-train', type=int, default=1200, help='number of training scenes')
     parser.add_argument('--num-val', type=int, default=100, help='number of validation scenes')
     parser.add_argument('--image-size', type=int, default=128, help='side of a scene in pixels')
     parser.add_argument('--seed', type=int, default=0, help='seed of all choices')
