@@ -1,9 +1,12 @@
 """The demo runs from data to picture: here with a few scenes and iterations."""
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -93,3 +96,49 @@ def test_a_failing_training_shows_the_end_of_its_log(tmp_path):
     result = run(tmp_path, *arguments)
     assert result.returncode == 1
     assert 'these were the last lines of w/train.log' in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_no_process(tmp_path, number):
+    pytest.importorskip('mmdet')
+    few = ['--num-train', '8', '--num-val', '4']
+    command = [sys.executable, str(SCRIPT), *few, '--work-dir', str(tmp_path / 'w')]
+    demo = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: 'Iter(train)' in read(tmp_path / 'w' / 'train.log'), 'the training')
+    assert len(processes_in(tmp_path)) > 1
+    demo.send_signal(number)
+    demo.communicate(timeout=60)
+    assert demo.returncode != 0
+    wait_for(lambda: not processes_in(tmp_path), 'the end of all processes')
+
+
+def read(path):
+    return path.read_text() if path.is_file() else ''
+
+
+def processes_in(folder):
+    """Processes of that working directory, from Linux's own table."""
+    found = []
+    for process in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(process / 'cwd')) == folder.resolve():
+                found.append(process.name)
+    return found
+
+
+def wait_for(condition, what, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f'{what} did not come in {seconds} s'
+        time.sleep(0.2)
+
+
+def test_files_of_others_are_not_overwritten(tmp_path):
+    data = tmp_path / 'data'
+    data.mkdir()
+    (data / 'thesis.txt').write_text('mine')
+    result = run(tmp_path, '--data-root', 'data')
+    assert result.returncode == 1
+    assert 'holds files that are not digit scenes' in result.stderr
+    assert (data / 'thesis.txt').read_text() == 'mine'

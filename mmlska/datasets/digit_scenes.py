@@ -130,7 +130,7 @@ def make_digit_scenes(
         seed (int): Seed of all choices. Defaults to 0.
 
     Returns:
-        Path: ``root``.
+        Path: ``root``, absolute.
 
     Raises:
         ValueError: If a number is out of range.
@@ -138,7 +138,8 @@ def make_digit_scenes(
         OSError: If ``root`` cannot be written.
         ModuleNotFoundError: If scikit-learn or scikit-image is not installed.
     """
-    root = Path(root)
+    # Resolved, so that the folder beside it has the same file system also behind a link.
+    root = Path(root).resolve()
     parameters = _check_parameters(num_train, num_val, image_size, seed)
     if _holds(root, parameters):
         return root
@@ -251,6 +252,8 @@ def _holds(root: Path, parameters: dict) -> bool:
 
 
 def _check_target(root: Path) -> None:
+    if root == Path.cwd():
+        raise FileExistsError(f'{str(root)!r} is the current folder; name a new one')
     if not root.exists() or (root / PARAMETERS_FILE).is_file():
         return
     if not root.is_dir():

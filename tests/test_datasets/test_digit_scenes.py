@@ -255,6 +255,18 @@ class TestTarget:
             make_digit_scenes(tmp_path, num_train=1, num_val=1)
         assert (tmp_path / 'thesis.txt').read_text() == 'mine'
 
+    def test_the_current_folder_is_not_replaced(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(FileExistsError, match='is the current folder'):
+            make_digit_scenes('.', num_train=1, num_val=1)
+
+    def test_through_a_link(self, tmp_path):
+        (tmp_path / 'disk').mkdir()
+        (tmp_path / 'scenes').symlink_to('disk')
+        make_digit_scenes(tmp_path / 'scenes', num_train=1, num_val=1)
+        assert (tmp_path / 'scenes').is_symlink()
+        assert len(fingerprints(tmp_path / 'disk')) == 7
+
     def test_a_file_in_the_way(self, tmp_path):
         (tmp_path / 'scenes').write_text('mine')
         with pytest.raises(FileExistsError, match='is a file; name a folder'):
