@@ -133,8 +133,10 @@ def build(path, settings=None):
     if scope == 'mmdet':
         pytest.importorskip('mmcv.ops', reason='mmcv was built without its operators')
     torch.manual_seed(0)
+    # A copy, for mmdet's DETR head writes tensors into its settings.
+    settings = copy.deepcopy(settings or read(path).model)
     with DefaultScope.overwrite_default_scope(scope):
-        return MODELS.build(settings or read(path).model)
+        return MODELS.build(settings)
 
 
 def fake_batch(path, model):
