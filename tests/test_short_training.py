@@ -18,30 +18,22 @@ from mmengine.runner import Runner
 
 from mmlska.engine.config import find_config
 from mmlska.registry import MODELS
+from mmlska.shipped import shipped_configs
 
 pytestmark = pytest.mark.slow
 
-# One config for each detector or segmentor and way of adding a layer, with the layer that is added;
-# for the backbones that have a folder of their own, every config.
+# The layer or backbone that the configs of a folder add, by a part of their names.
+FOLDERS = {
+    'container': {'container': 'ContainerLight'},
+    'context_aggregation': {'context': 'ContextAggregation', 'scp': 'ContextAggregation'},
+    'eca': {'eca': 'ECA'},
+    'ghostnetv2': {'ghostnetv2': 'GhostNetV2'},
+    'real_time': {'context': 'ContextAggregation', 'eca': 'ECA', 'lska': 'LSKA'},
+}
 CONFIGS = {
-    'mask-rcnn_van-lska-tiny-context_fpn_1x_coco': 'ContextAggregation',
-    'retinanet_r50-context_fpn_1x_coco': 'ContextAggregation',
-    'mask-rcnn_r50_fpn-scp_1x_coco': 'ContextAggregation',
-    'fpn_van-lska-tiny-context_4xb4-80k_ade20k-512x512': 'ContextAggregation',
-    'faster-rcnn_r50-eca-3557_fpn_1x_coco': 'ECA',
-    'retinanet_r50-eca_fpn_1x_coco': 'ECA',
-    'fpn_r50-eca_4xb4-80k_ade20k-512x512': 'ECA',
-    'rtmdet_tiny-lska_8xb32-300e_coco': 'LSKA',
-    'yolox_tiny-context_8xb8-300e_coco': 'ContextAggregation',
-    'retinanet_ghostnetv2-100_fpn_1x_coco': 'GhostNetV2',
-    'retinanet_ghostnetv2-130_fpn_1x_coco': 'GhostNetV2',
-    'retinanet_ghostnetv2-160_fpn_1x_coco': 'GhostNetV2',
-    'fpn_ghostnetv2-100_4xb4-80k_ade20k-512x512': 'GhostNetV2',
-    'deeplabv3_ghostnetv2-100-d16_4xb4-80k_ade20k-512x512': 'GhostNetV2',
-    'retinanet_container-light_fpn_1x_coco': 'ContainerLight',
-    'mask-rcnn_container-light_fpn_1x_coco': 'ContainerLight',
-    'detr_container-light_8xb2-150e_coco': 'ContainerLight',
-    'fpn_container-light_4xb4-80k_ade20k-512x512': 'ContainerLight',
+    name: next(layer for part, layer in FOLDERS[path.parent.name].items() if part in name)
+    for name, path in shipped_configs().items()
+    if path.parent.name in FOLDERS
 }
 SIDE = 96
 BATCH = 2
