@@ -1,12 +1,11 @@
 import copy
-import logging
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.runner import load_checkpoint
+from routes import log_of
 from torch import nn
 
 from mmlska.checkpoint import CheckpointError, to_naming
@@ -284,20 +283,6 @@ def test_a_damaged_gate_is_named(damage, message):
 
 
 # Through init_cfg
-
-
-def log_of(function):
-    """The lines that mmengine's current logger receives."""
-    lines = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    try:
-        function()
-    finally:
-        logger.removeHandler(handler)
-    return lines
 
 
 class Detector(BaseModule):

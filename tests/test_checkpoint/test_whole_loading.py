@@ -1,10 +1,9 @@
 import copy
-import logging
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from mmengine.runner import load_checkpoint
+from routes import ROUTES, Detector, fill, log_of, same
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,59 +19,13 @@ def van(kind='LSKA', kernel_size=11, **options):
 
 
 def trained(**options):
-    """A model none of whose values is an initial one."""
-    model = van(**options)
-    for i, tensor in enumerate(model.state_dict().values()):
-        if tensor.is_floating_point():
-            tensor.copy_(torch.rand(tensor.shape) + i)
-    return model
-
-
-def same(first, second):
-    theirs = second.state_dict()
-    return all(torch.equal(value, theirs[key]) for key, value in first.state_dict().items())
-
-
-def log_of(function):
-    """The lines that mmengine's current logger receives."""
-    lines = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    try:
-        function()
-    finally:
-        logger.removeHandler(handler)
-    return lines
-
-
-class Detector(nn.Module):
-    def __init__(self, backbone):
-        super().__init__()
-        self.backbone = backbone
-        self.neck = nn.Conv2d(4, 4, 1)
+    return fill(van(**options))
 
 
 # Every naming, wrapping, prefix and route
 
 
-def by_load_state_dict(model, checkpoint, tmp_path):
-    model.load_state_dict(checkpoint)
-
-
-def by_init_cfg(model, checkpoint, tmp_path):
-    torch.save(checkpoint, tmp_path / 'van.pth')
-    model.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'van.pth'))
-    model.init_weights()
-
-
-def by_load_from(model, checkpoint, tmp_path):
-    torch.save(checkpoint, tmp_path / 'van.pth.tar')
-    load_checkpoint(Detector(model), str(tmp_path / 'van.pth.tar'))
-
-
-@pytest.mark.parametrize('route', [by_load_state_dict, by_init_cfg, by_load_from])
+@pytest.mark.parametrize('route', ROUTES)
 @pytest.mark.parametrize('naming', NAMINGS)
 @pytest.mark.parametrize('wrapper', [None, 'state_dict', 'model', 'state_dict_ema'])
 @pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', 'module.backbone.'])
