@@ -2,6 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Without a GPU the kernels in Triton are interpreted. It decides that when it is first imported.
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

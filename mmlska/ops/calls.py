@@ -5,7 +5,11 @@ from torch import nn
 from torch.autograd import forward_ad
 
 # Missing in PyTorch 2.0, where nothing else says so either.
-is_compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
+_compiler = getattr(torch, 'compiler', None)
+is_compiling = getattr(_compiler, 'is_compiling', lambda: False)
+
+# Marks a function that compilers call once, when they see it, and whose answer they keep.
+constant_when_compiled = getattr(_compiler, 'assume_constant_result', lambda function: function)
 
 
 def needs_gradients(*tensors: torch.Tensor | None) -> bool:

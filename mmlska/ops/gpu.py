@@ -1,0 +1,57 @@
+"""Whether kernels written in Triton run on a device, and the reason where they do not.
+
+Importing this module imports no Triton. Forms that have such kernels import them when they first
+run, after :func:`triton_is_usable` has said yes.
+"""
+
+import functools
+import importlib
+import os
+
+import torch
+
+from .calls import constant_when_compiled
+
+OLDEST_TORCH = (2, 4)  # the first with torch.library.register_autograd
+OLDEST_CAPABILITY = (8, 0)  # Ampere, the first with bfloat16
+
+
+@constant_when_compiled
+def triton_is_usable(device: torch.device) -> bool:
+    """Whether kernels in Triton run on this device.
+
+    That is an NVIDIA GPU from Ampere on, and the CPU where ``TRITON_INTERPRET=1`` makes Triton
+    interpret its kernels: slow, but the same arithmetic, for tests.
+    """
+    return not why_no_triton(device)
+
+
+def why_no_triton(device: torch.device) -> str:
+    """What keeps kernels in Triton from running on a device, '' if nothing does."""
+    if device.type == 'cpu':
+        interpreted = os.environ.get('TRITON_INTERPRET') == '1'
+        return _why_not_installed() if interpreted else 'it is a CPU'
+    if device.type != 'cuda' or torch.version.hip:
+        return 'it is not an NVIDIA GPU'
+    return _why_no_gpu(device.index) or _why_not_installed()
+
+
+@functools.cache
+def _why_not_installed() -> str:
+    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
+    if version < OLDEST_TORCH:
+        return f'PyTorch is {torch.__version__}, 2.4 or newer is needed'
+    try:
+        importlib.import_module('triton')
+    except Exception as error:
+        # A broken Triton raises anything, and the plain form needs none of it.
+        return f'Triton cannot be imported ({type(error).__name__})'
+    return ''
+
+
+@functools.cache
+def _why_no_gpu(index: int | None) -> str:
+    capability = torch.cuda.get_device_capability(index)
+    if capability < OLDEST_CAPABILITY:
+        return 'its compute capability is {}.{}, 8.0 or newer is needed'.format(*capability)
+    return ''
