@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from mmlska.checkpoint.van_weights import Trait, recognise_sizes
 from mmlska.models.layers.mixed_affinity import check_heads, mix_affinities
+from mmlska.models.recompute import recompute
 from mmlska.registry import MODELS
 
 from .base import (
@@ -138,7 +138,7 @@ class ContainerBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
         if self.with_cp and x.requires_grad:
-            return checkpoint(self._forward, x, use_reentrant=False)
+            return recompute(self, self._forward, x)
         return self._forward(x)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -13,13 +13,13 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
 from mmengine.logging import print_log
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from mmlska.checkpoint.van_weights import Trait, describe_van
 from mmlska.checkpoint.warm_start import WarmStart
 from mmlska.models.layers import ConvFFN
 from mmlska.models.layers.build import build_layer, build_plugins
 from mmlska.models.layers.weight_init import init_convs
+from mmlska.models.recompute import recompute
 from mmlska.ops import in_fast_layout
 from mmlska.registry import MODELS
 
@@ -144,7 +144,7 @@ class VANBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
         if self.with_cp and x.requires_grad:
-            return checkpoint(self._forward, x, use_reentrant=False)
+            return recompute(self, self._forward, x)
         return self._forward(x)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch import nn
+
+from mmlska.models import VAN, ContainerLight, GhostNetV2
+from mmlska.models.recompute import kept_statistics, recompute
+
+BACKBONES = {
+    'van': lambda **kwargs: VAN(
+        dict(embed_dims=[4, 8, 8, 8], depths=[2, 2, 1, 1], ffn_ratios=[2, 2, 2, 2]),
+        drop_path_rate=0.5,
+        **kwargs,
+    ),
+    'ghostnetv2': lambda **kwargs: GhostNetV2(0.1, **kwargs),
+    'container-light': lambda **kwargs: ContainerLight(
+        dict(embed_dims=[4, 8, 8, 8], depths=[2, 2, 1, 1], ffn_ratios=[2, 2, 2, 2], num_heads=2),
+        drop_path_rate=0.5,
+        **kwargs,
+    ),
+}
+
+
+@pytest.mark.parametrize('build', BACKBONES.values(), ids=BACKBONES)
+def test_two_steps_with_recomputation_train_the_same_model(build):
+    plain, saving = build().double().train(), build(with_cp=True).double().train()
+    saving.load_state_dict(plain.state_dict())
+    for model in (plain, saving):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        # The paths that are dropped are drawn anew in each step.
+        torch.manual_seed(1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+            sum(out.square().mean() for out in model(x)).backward()
+            optimizer.step()
+    expected = plain.state_dict()
+    assert any(key.endswith('running_mean') for key in expected)
+    for key, value in saving.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-9, atol=1e-12, msg=key)
+
+
+def test_statistics_follow_again_after_the_backward_pass():
+    norm = nn.BatchNorm2d(2)
+    x = torch.rand(4, 2, 3, 3, requires_grad=True)
+    recompute(norm, norm, x).sum().backward()
+    assert norm.num_batches_tracked == 1
+    norm(x)
+    assert norm.num_batches_tracked == 2
+
+
+def test_statistics_of_frozen_norms_are_used_while_they_are_kept():
+    norm = nn.BatchNorm2d(2).eval()
+    norm.running_mean.fill_(3)
+    x = torch.rand(4, 2, 3, 3)
+    expected = norm(x)
+    with kept_statistics(norm):
+        assert torch.equal(norm(x), expected)
