@@ -1,3 +1,3 @@
-from .fusing import fuse
+from .fusing import fuse, list_unfolded
 
-__all__ = ['fuse']
+__all__ = ['fuse', 'list_unfolded']

@@ -1,180 +1,214 @@
 """Folding for inference: the same outputs with fewer operations, exactly.
 
 In evaluation mode a BatchNorm is one factor and one shift a channel. Both go into the convolution
-beside it, and so do layer scales, wherever a convolution is pointwise or follows no padding.
+beside it, and so do layer scales, mixing weights and biases, wherever a convolution is pointwise or
+no zero of a padding comes between.
 """
 
 import copy
 import logging
+from collections import Counter
+from collections.abc import Callable
 
 import torch
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, is_norm
+from mmcv.cnn.bricks.drop import DropPath
 from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mmlska.models.backbones.van import PatchEmbed, VANBlock, scale_channels
+from mmlska.models.backbones.container import ContainerBlock, ContainerLight
+from mmlska.models.backbones.van import VAN, VANBlock
+from mmlska.models.layers import ContextAggregation, MixedAffinity
+from mmlska.models.layers.dfc_attention import DFCGate
+from mmlska.models.layers.hooks import is_watched
 from mmlska.models.layers.large_kernel_attention import _DepthwiseGate
 
+from .folded import Folded, as_folded
+from .folding import affine_of, hand_on_bias, is_foldable, takes_input, takes_output
+from .fused_blocks import (
+    FusedContainerBlock,
+    FusedContextAggregation,
+    FusedMixedAffinity,
+    FusedVANBlock,
+)
+from .pairs import fold_pairs, traced_pairs
 
-class FusedVANBlock(nn.Module):
-    """A :class:`VANBlock` for inference, without norms and, where no plugin stands, layer scales.
-
-    With norm ``a x + c`` and layer scale ``l`` the attention half of a block is
-    ``x + l (proj_2(z) + a x + c)``: the shortcut inside starts from the *normalised* map. That is
-    ``proj_2'(z) + (1 + l a) x`` with ``l`` and ``l c`` in the weights and the bias of ``proj_2'``.
-
-    Args:
-        block (VANBlock): A block in evaluation mode whose norms are BatchNorms.
-    """
-
-    def __init__(self, block: VANBlock) -> None:
-        super().__init__()
-        self.out_channels = block.out_channels
-        factor, shift = affine_of(block.norm1)
-        self.proj_1 = fold_before(factor, shift, block.attn.proj_1)
-        self.activation = block.attn.activation
-        self.spatial_gating_unit = block.attn.spatial_gating_unit
-        self.proj_2 = block.attn.proj_2
-        self.after_attention = block.after_attention
-        fold_before(*affine_of(block.norm2), block.mlp.fc1)
-        self.mlp = block.mlp
-        self.after_ffn = block.after_ffn
-        self.layer_scale_1, self.layer_scale_2 = block.layer_scale_1, block.layer_scale_2
-        add_to_bias(self.proj_2, shift)
-        if not len(self.after_attention):
-            # No plugin between the branch and its scale: the residual sum is folded too.
-            scale_output(self.proj_2, self.layer_scale_1)
-            factor = 1 + scale_channels(factor[:, None, None], self.layer_scale_1).flatten()
-            self.layer_scale_1 = None
-        if not len(self.after_ffn):
-            scale_output(self.mlp.fc2, self.layer_scale_2)
-            self.layer_scale_2 = None
-        self.register_buffer('skip', factor[:, None, None])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
-        gated = self.spatial_gating_unit(self.activation(self.proj_1(x)))
-        y = torch.addcmul(self.proj_2(gated), x, self.skip)
-        if len(self.after_attention):
-            y = x + scale_channels(self.after_attention(y), self.layer_scale_1)
-        branch = self.after_ffn(self.mlp(y))
-        return y + scale_channels(branch, self.layer_scale_2)
-
-
-def affine_of(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factor and shift ``(C,)`` that a BatchNorm applies in evaluation mode."""
-    factor = (norm.running_var + norm.eps).rsqrt()
-    if norm.affine:
-        factor = factor * norm.weight
-    shift = -norm.running_mean * factor
-    return factor, shift + norm.bias if norm.affine else shift
+FUSED = (FusedContainerBlock, FusedContextAggregation, FusedMixedAffinity, FusedVANBlock)
 
 
 @torch.no_grad()
-def fold_before(factor: torch.Tensor, shift: torch.Tensor, conv: nn.Conv2d) -> nn.Conv2d:
-    """Fold ``factor * x + shift`` into the pointwise convolution that follows it, in place."""
-    add_to_bias(conv, conv.weight[:, :, 0, 0] @ shift)
-    conv.weight *= factor[None, :, None, None]
-    return conv
-
-
-@torch.no_grad()
-def scale_output(conv: nn.Conv2d, scale: torch.Tensor | None) -> None:
-    """Fold a factor ``(C,)`` on the output of a convolution into it, in place."""
-    if scale is not None:
-        conv.weight *= scale[:, None, None, None]
-        conv.bias *= scale
-
-
-@torch.no_grad()
-def add_to_bias(conv: nn.Conv2d, shift: torch.Tensor) -> None:
-    """Fold a shift ``(C,)`` of the output of a convolution into it, in place."""
-    if conv.bias is None:
-        conv.bias = nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0]))
-    conv.bias += shift
-
-
-def fuse_van_block(block: VANBlock) -> nn.Module | None:
-    """The folded block, None if its norms are no BatchNorms."""
-    norms = (block.norm1, block.norm2)
-    return FusedVANBlock(block) if all(map(is_foldable, norms)) else None
-
-
-def fuse_patch_embed(embed: PatchEmbed) -> nn.Module | None:
-    """The patch embedding as one convolution, None if its norm is no BatchNorm."""
-    if not is_foldable(embed.norm):
-        return None
-    embed.projection, embed.norm = fuse_conv_bn_eval(embed.projection, embed.norm), nn.Identity()
-    return embed
-
-
-def fuse_gate(gate: _DepthwiseGate) -> nn.Module:
-    """The gate with the bias of its last depth-wise convolution in the pointwise one."""
-    *_, last, conv1 = gate.children()
-    add_to_bias(conv1, conv1.weight[:, :, 0, 0] @ last.bias)
-    last.bias = None
-    return gate
-
-
-def fuse_conv_module(module: ConvModule) -> nn.Module | None:
-    """Mmcv's convolution with its BatchNorm folded, None if there is none to fold."""
-    plain_order = module.order == ('conv', 'norm', 'act')
-    if not (plain_order and isinstance(module.conv, nn.Conv2d) and is_foldable(module.norm)):
-        return None
-    module.conv = fuse_conv_bn_eval(module.conv, module.norm)
-    setattr(module, module.norm_name, nn.Identity())
-    return module
-
-
-def is_foldable(norm: nn.Module) -> bool:
-    """Whether a norm is a fixed factor and shift in evaluation mode."""
-    return isinstance(norm, _BatchNorm) and norm.track_running_stats
-
-
-# What is folded, inner modules first.
-RULES = {
-    _DepthwiseGate: fuse_gate,
-    PatchEmbed: fuse_patch_embed,
-    VANBlock: fuse_van_block,
-    ConvModule: fuse_conv_module,
-}
-
-
 def fuse(model: nn.Module) -> nn.Module:
-    """Fold norms, layer scales and biases of a model for inference.
+    """Fold norms, layer scales, mixing weights and biases of a model for inference.
 
-    Knows VAN with every attention and plugin, alone or inside a detector or segmentor, and mmcv's
-    ``ConvModule`` in necks and heads. Everything else stays as it is, and the BatchNorms in it are
-    named in a log line.
+    Knows all backbones and attention layers of this package and mmcv's ``ConvModule``. In any other
+    module a BatchNorm is folded if following its ``forward`` shows that the norm has the output of
+    one convolution, and nothing else has, or that one pointwise convolution has the output of the
+    norm. What cannot be folded is left as it is and named in a log line; :func:`list_unfolded`
+    tells it too.
 
     Args:
-        model (nn.Module): Model in evaluation mode. It is left as it was.
+        model (nn.Module): Model in evaluation mode: a detector, a segmentor, a backbone, a layer.
+            It is left as it was.
 
     Returns:
         nn.Module: A folded copy with the same outputs. It cannot be trained: its parameters take no
-        gradients.
+        gradients, and ``train()`` is an error. It loads the weights of models folded like it, and
+        refuses those of others.
 
     Raises:
-        ValueError: If the model is in training mode, or folded already.
+        ValueError: If the model, or a part of it, is in training mode or folded already.
     """
-    if any(isinstance(module, FusedVANBlock) for module in model.modules()):
+    _check(model)
+    fused = _fold(revert_sync_batchnorm(copy.deepcopy(model)), {})
+    fused = as_folded(fused.requires_grad_(False)).eval()
+    _tell(list_unfolded(fused))
+    return fused
+
+
+def list_unfolded(model: nn.Module) -> dict[str, str]:
+    """What is left to compute beside convolutions and activations, and why.
+
+    Args:
+        model (nn.Module): A folded model.
+
+    Returns:
+        dict[str, str]: A reason for each norm, and for each layer scale of VAN, by its name.
+    """
+    reasons = {name: _reason(module) for name, module in model.named_modules() if is_norm(module)}
+    for name, module in model.named_modules():
+        if isinstance(module, FusedVANBlock):
+            kept = [
+                key
+                for key in ('layer_scale_1', 'layer_scale_2')
+                if getattr(module, key) is not None
+            ]
+            reasons |= {
+                f'{name}.{key}': 'a plugin stands between it and the branch' for key in kept
+            }
+    return reasons
+
+
+def _reason(norm: nn.Module) -> str:
+    if not isinstance(norm, _BatchNorm):
+        return f'{type(norm).__name__} normalises by statistics of each input'
+    if norm.running_mean is None:
+        return f'{type(norm).__name__} without running statistics normalises by those of each batch'
+    return 'no convolution is known to stand where its factor and shift could go in'
+
+
+def _tell(unfolded: dict[str, str]) -> None:
+    for reason, number in Counter(unfolded.values()).items():
+        first = next(name for name, own in unfolded.items() if own == reason)
+        print_log(f'not folded: {number}, first {first}: {reason}', 'current', logging.INFO)
+
+
+def _check(model: nn.Module) -> None:
+    if any(isinstance(module, (Folded, *FUSED)) for module in model.modules()):
         raise ValueError('the model is folded already: fuse() it once, from the trained model')
-    if model.training:
-        raise ValueError('fuse() folds running statistics: call model.eval() first')
-    fused = copy.deepcopy(model)
-    for kind, rule in RULES.items():
-        _apply(fused, kind, rule)
-    left = [name for name, module in fused.named_modules() if isinstance(module, _BatchNorm)]
-    if left:
-        more = f' and {len(left) - 4} more' if len(left) > 4 else ''
-        print_log(f'not folded: {", ".join(left[:4])}{more}', 'current', logging.INFO)
-    return fused.requires_grad_(False)
+    for name, module in model.named_modules():
+        if module.training:
+            which = f'{name} is' if name else 'the model is'
+            raise ValueError(
+                f'{which} in training mode, but fuse() folds running statistics: '
+                'call model.eval() first'
+            )
 
 
-def _apply(model: nn.Module, kind: type, rule) -> None:
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, kind):
-                setattr(parent, name, rule(child) or child)
+def _fold(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Fold a module, inner modules first; one that stands in several places once for all."""
+    if module in done:
+        return done[module]
+    # Nothing is kept for a backward pass, so there is nothing to compute again.
+    if getattr(module, 'with_cp', False):
+        module.with_cp = False
+    for name, child in list(module._modules.items()):
+        if child is not None:
+            setattr(module, name, _fold(child, done))
+    rule = next((rule for kind, rule in RULES.items() if isinstance(module, kind)), fold_traced)
+    done[module] = rule(module)
+    return done[module]
+
+
+def fold_traced(module: nn.Module) -> nn.Module:
+    """Any module, with what following its ``forward`` shows to be foldable."""
+    if any(is_foldable(child) for child in module.children()):
+        fold_pairs(module, traced_pairs(module))
+    return module
+
+
+def fold_conv_module(module: ConvModule) -> nn.Module:
+    """Mmcv's convolution, in any order with norm and activation."""
+    norm, conv = (module.order.index(layer) for layer in ('norm', 'conv'))
+    names = {norm: module.norm_name, conv: 'conv'}
+    padded = module.with_explicit_padding and norm < conv
+    if module.with_norm and abs(norm - conv) == 1 and not padded:
+        module.turn_on_efficient_conv_bn_eval(False)
+        fold_pairs(module, [tuple(names[i] for i in sorted(names))])
+    return module
+
+
+def fold_dfc_gate(gate: DFCGate) -> nn.Module:
+    """The gate with each of its norms in the convolution before it."""
+    fold_pairs(gate, [('0', '1'), ('2', '3'), ('4', '5')])
+    return gate
+
+
+def fold_gate(gate: _DepthwiseGate) -> nn.Module:
+    """The gate with the bias of its last depth-wise convolution in the pointwise one."""
+    *_, (name, last), (_, conv1) = gate.named_children()
+    if takes_output(last) and takes_input(conv1):
+        last, gate.conv1 = hand_on_bias(last, conv1)
+        setattr(gate, name, last)
+    return gate
+
+
+def fold_block(block: VANBlock | ContainerBlock) -> nn.Module:
+    """The folded block; itself if its norms are no BatchNorms or somebody watches its parts."""
+    if not (is_foldable(block.norm1) and is_foldable(block.norm2)) or is_watched(*block.modules()):
+        return block
+    return FusedVANBlock(block) if isinstance(block, VANBlock) else FusedContainerBlock(block)
+
+
+def fold_layer(kind: type[nn.Module]) -> Callable[[nn.Module], nn.Module]:
+    """Rule for a layer whose folded form is another class."""
+    return lambda layer: layer if is_watched(*layer.modules()) else kind(layer)
+
+
+def fold_van(model: VAN) -> nn.Module:
+    """VAN with the norms after its stages, if they are BatchNorms, in the last blocks."""
+    for i in range(1, model.num_stages + 1):
+        block, norm = getattr(model, f'blocks{i}')[-1], getattr(model, f'norm{i}')
+        setattr(model, f'norm{i}', fold_into_block(block, norm))
+    return model
+
+
+def fold_container(model: ContainerLight) -> nn.Module:
+    """CONTAINER with the norm after the last stage in the last block."""
+    if model.norm is not None:
+        block = getattr(model, f'blocks{model.num_stages}')[-1]
+        model.norm = fold_into_block(block, model.norm)
+    return model
+
+
+def fold_into_block(block: nn.Module, norm: nn.Module) -> nn.Module:
+    """What is left of a norm after a block: nothing, or the norm."""
+    is_fused = isinstance(block, (FusedVANBlock, FusedContainerBlock))
+    taken = is_fused and is_foldable(norm) and block.end_with(affine_of(norm))
+    return nn.Identity() if taken else norm
+
+
+# What is folded by knowledge of its class. The inner modules of each are folded already.
+RULES = {
+    _DepthwiseGate: fold_gate,
+    ContextAggregation: fold_layer(FusedContextAggregation),
+    MixedAffinity: fold_layer(FusedMixedAffinity),
+    DFCGate: fold_dfc_gate,
+    VANBlock: fold_block,
+    ContainerBlock: fold_block,
+    VAN: fold_van,
+    ContainerLight: fold_container,
+    ConvModule: fold_conv_module,
+    DropPath: lambda _: nn.Identity(),
+}

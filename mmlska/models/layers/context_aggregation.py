@@ -67,13 +67,17 @@ class ContextAggregation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
-        logits = self.k(x)
-        precision = torch.promote_types(logits.dtype, torch.float32)
-        weights = logits.flatten(1).softmax(1, dtype=precision).view_as(logits)
         # v is linear and the weights sum to one: the mean of v(x) is v of the mean, without a map.
-        mean = (x * weights).sum((2, 3), keepdim=True).to(x.dtype)
+        mean = weighted_mean(x, self.k(x))
         return torch.addcmul(x, self.a(x).sigmoid(), self.m(self.v(mean)))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         rename_keys(state_dict, prefix, OFFICIAL_NAMES)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def weighted_mean(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Mean ``(N, C, 1, 1)`` of a map, weighted by the softmax of logits ``(N, 1, H, W)``."""
+    precision = torch.promote_types(logits.dtype, torch.float32)
+    weights = logits.flatten(1).softmax(1, dtype=precision).view_as(logits)
+    return (x * weights).sum((2, 3), keepdim=True).to(x.dtype)

@@ -45,6 +45,23 @@ def split_heads(qkv: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, ...]:
     return heads.clone(memory_format=torch.contiguous_format).unbind(1)
 
 
+def attend(qkv: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """``A(x) V``, the softmax attention of the heads.
+
+    PyTorch computes it in memory linear in the number of positions where its backend can.
+
+    Args:
+        qkv (Tensor): Queries, keys and values ``(N, 3 C, H, W)``.
+        num_heads (int): Number of heads.
+
+    Returns:
+        Tensor: A map ``(N, C, H, W)``.
+    """
+    n, channels, height, width = qkv.shape
+    dynamic = F.scaled_dot_product_attention(*split_heads(qkv, num_heads))
+    return dynamic.transpose(-2, -1).reshape(n, channels // 3, height, width)
+
+
 def mix_affinities(
     qkv: torch.Tensor,
     num_heads: int,
@@ -52,10 +69,7 @@ def mix_affinities(
     alpha: torch.Tensor,
     beta: torch.Tensor,
 ) -> torch.Tensor:
-    """``(alpha A(x) + beta A) V`` without either matrix.
-
-    ``A(x)`` is the softmax attention of the heads, which PyTorch computes in memory linear in the
-    number of positions where its backend can; ``A`` is a depth-wise convolution.
+    """``(alpha A(x) + beta A) V`` without either matrix; ``A`` is a depth-wise convolution.
 
     Args:
         qkv (Tensor): Queries, keys and values ``(N, 3 C, H, W)``.
@@ -67,10 +81,7 @@ def mix_affinities(
     Returns:
         Tensor: A map ``(N, C, H, W)``.
     """
-    value = qkv.chunk(3, dim=1)[2]
-    dynamic = F.scaled_dot_product_attention(*split_heads(qkv, num_heads))
-    dynamic = dynamic.transpose(-2, -1).reshape(value.shape)
-    return alpha * dynamic + beta * static(value)
+    return alpha * attend(qkv, num_heads) + beta * static(qkv.chunk(3, dim=1)[2])
 
 
 @MODELS.register_module()

@@ -1,0 +1,43 @@
+import pytest
+import torch
+from folding_laws import trained
+from torch import nn
+
+from mmlska.deploy import fuse
+from mmlska.models import ECA
+
+
+def folded():
+    return fuse(trained(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), ECA(8))))
+
+
+def test_a_folded_model_stays_in_evaluation_mode():
+    model = folded()
+    assert model.eval() is model and model.train(False) is model
+    with pytest.raises(RuntimeError, match=r'cannot be trained.*given to fuse\(\)'):
+        model.train()
+    with pytest.raises(RuntimeError, match='cannot be trained'):
+        nn.Sequential(model).train()
+    assert not any(module.training for module in model.modules())
+
+
+def test_a_folded_model_has_no_gradients_to_train_with():
+    loss = folded()(torch.randn(1, 3, 6, 6)).sum()
+    with pytest.raises(RuntimeError, match='does not require grad'):
+        loss.backward()
+
+
+def test_a_folded_model_is_of_the_class_that_it_was_and_says_that_it_is_folded():
+    model = folded()
+    assert isinstance(model, nn.Sequential)
+    assert repr(model).startswith('FoldedSequential(')
+
+
+def test_gradients_of_the_input_are_those_of_the_model():
+    model = trained(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), ECA(8))).double()
+    grads = []
+    for form in (model, fuse(model)):
+        x = torch.linspace(-1, 1, 108, dtype=torch.float64).view(1, 3, 6, 6).requires_grad_()
+        form(x).square().sum().backward()
+        grads.append(x.grad)
+    assert torch.allclose(*grads, rtol=1e-12)
