@@ -38,3 +38,12 @@ def is_autocast(device_type: str) -> bool:
         return torch.is_autocast_enabled(device_type)
     # Before PyTorch 2.4 each type of device has a function of its own.
     return torch.is_autocast_cpu_enabled() if device_type == 'cpu' else torch.is_autocast_enabled()
+
+
+def layout_of(x: torch.Tensor) -> torch.memory_format:
+    """Memory format of what a layer makes of a map: contiguous, unless it is channels_last alone.
+
+    A map of one channel or one position is both.
+    """
+    is_channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if is_channels_last else torch.contiguous_format

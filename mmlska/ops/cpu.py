@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from . import plain
-from .calls import is_autocast, needs_gradients
+from .calls import is_autocast, layout_of, needs_gradients
 
 CHANNELS_LAST = torch.channels_last
 # Elements of the smallest map for which any cascade is faster.
@@ -31,7 +31,12 @@ SMALLEST = 2**15
 IN_SLICE = 2**18
 
 
-def can_run(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> bool:
+def can_run(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
+) -> bool:
     """Whether this form computes the cascade as the plain one does."""
     return (
         x.device.type == 'cpu'
@@ -71,7 +76,7 @@ def _least_elements(x, weights, dilations, training):
         return 2**16 if training else SMALLEST
     if dilated:
         return 2**16 if training else 2**18
-    if _is_channels_last(x):
+    if layout_of(x) == CHANNELS_LAST:
         # The kernels are oneDNN's fast cases already, but for the gradient of a horizontal one.
         rows = training and any(height == 1 < width for height, width in kernels)
         return 2**17 if rows else math.inf
@@ -121,7 +126,7 @@ class _Cascade(torch.autograd.Function):
         weights, biases, maps = saved[:number], saved[number : 2 * number], saved[2 * number :]
         needed = [flag for i, flag in enumerate(ctx.needs_input_grad) if i != 1]
         if torch.is_grad_enabled():
-            grads = _differentiable_backward(grad, x, weights, biases, ctx.dilations, needed)
+            grads = plain.backward(grad, x, weights, biases, ctx.dilations, needed)
         else:
             grads = _backward(grad, x, weights, maps, ctx.dilations, needed)
         return grads[0], None, *grads[1:]
@@ -133,7 +138,7 @@ def _in_slices(x, weights, biases, dilations):
     channels = max(16, IN_SLICE // (n * h * w) // 16 * 16)
     if channels >= c:
         return _crop(_forward(x, weights, biases, dilations, training=False)[0], x)
-    out = torch.empty_like(x, memory_format=_layout(x))
+    out = torch.empty_like(x, memory_format=layout_of(x))
     for start in range(0, c, channels):
         part = slice(start, start + channels)
         own_weights = [weight[part] for weight in weights]
@@ -174,14 +179,6 @@ def _backward(grad, x, weights, maps, dilations, needed):
     return _crop(grad, x), *for_weights, *for_biases
 
 
-def _differentiable_backward(grad, x, weights, biases, dilations, needed):
-    """The gradients with a graph of their own, for gradients of gradients."""
-    inputs = [tensor for tensor, flag in zip([x, *weights, *biases], needed, strict=True) if flag]
-    out = plain.run(x, weights, biases, dilations)
-    found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
-    return [next(found) if flag else None for flag in needed]
-
-
 def _padded_size(size, weights, dilations, training):
     """Sides that the dilations divide, along each axis where that is needed."""
     sides = []
@@ -212,11 +209,6 @@ def _pad(x, size):
     return padded
 
 
-def _is_channels_last(x):
-    """Whether the layout is channels_last, and not both, as it is of a map of one position."""
-    return x.is_contiguous(memory_format=CHANNELS_LAST) and not x.is_contiguous()
-
-
 def _clear_padding(padded, size, weight):
     """Make the padding zero along the axes of a kernel, in place."""
     if weight.shape[2] > 1 and padded.shape[2] > size[0]:
@@ -228,11 +220,7 @@ def _clear_padding(padded, size, weight):
 def _crop(padded, like):
     """The part that is no padding, in the layout of another map."""
     cropped = padded[:, :, : like.shape[2], : like.shape[3]]
-    return cropped.contiguous(memory_format=_layout(like))
-
-
-def _layout(x):
-    return CHANNELS_LAST if _is_channels_last(x) else torch.contiguous_format
+    return cropped.contiguous(memory_format=layout_of(like))
 
 
 def _convolve(x, weight, bias, dilation):

@@ -12,12 +12,18 @@ from types import ModuleType
 import torch
 from mmengine.logging import print_log
 
-from . import cpu, plain
-from .calls import is_compiling, is_plain_tensor, is_transformed, needs_gradients
+from . import cpu, gpu_cascade, plain
+from .calls import (
+    constant_when_compiled,
+    is_compiling,
+    is_plain_tensor,
+    is_transformed,
+    needs_gradients,
+)
 
 # A fast form is a module of three functions: `can_run`, whether it computes a call as the plain
 # form does; `wins`, whether it is faster there; `run`. The first one that wins is taken.
-FAST_FORMS: dict[str, ModuleType] = {'cpu': cpu}
+FAST_FORMS: dict[str, ModuleType] = {'triton': gpu_cascade, 'cpu': cpu}
 BACKENDS = ('auto', 'plain', *FAST_FORMS)
 ENVIRONMENT_VARIABLE = 'MMLSKA_OPS'
 
@@ -36,9 +42,10 @@ def depthwise_cascade(
     flow into the map, the weights and the biases.
 
     Which form computes it is chosen from the call: device, dtype, layout, shape, kernels, and
-    whether gradients are needed. Under a compiler, a tracer, autocast or a function transform it is
-    always the plain one. :func:`use_backend` and the environment variable ``MMLSKA_OPS`` override
-    the choice wherever the named form can run.
+    whether gradients are needed. Under a tracer or a function transform it is always the plain one.
+    Compilers and ``torch.export`` see the operator ``mmlska::depthwise_cascade`` on a GPU for which
+    it has kernels, the plain form elsewhere, and keep that choice. :func:`use_backend` and the
+    environment variable ``MMLSKA_OPS`` override the choice wherever the named form can run.
 
     Args:
         x (Tensor): Map ``(N, C, H, W)``.
@@ -53,10 +60,9 @@ def depthwise_cascade(
     Raises:
         ValueError: If ``MMLSKA_OPS`` names no backend. The message names all.
     """
-    # Compilers fold this line, so that they see the plain form and nothing of the choice.
-    if is_compiling():
-        return plain.run(x, weights, biases, dilations)
-    return _form_for(x, weights, biases, dilations).run(x, weights, biases, dilations)
+    # Compilers fold this line, so that they see little of the choice.
+    choose = _form_for_compiler if is_compiling() else _form_for
+    return choose(x, weights, biases, dilations).run(x, weights, biases, dilations)
 
 
 @contextmanager
@@ -87,6 +93,7 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+@constant_when_compiled
 def chosen_backend() -> str:
     """The name that :func:`use_backend`, else the environment, gives; 'auto' by default.
 
@@ -95,6 +102,13 @@ def chosen_backend() -> str:
     """
     name = _chosen.get() or os.environ.get(ENVIRONMENT_VARIABLE) or 'auto'
     return _check_name(name, ENVIRONMENT_VARIABLE)
+
+
+def _form_for_compiler(x, weights, biases, dilations) -> ModuleType:
+    """The form by what a compiler knows: sizes of maps may be symbols."""
+    name = chosen_backend()
+    wanted = name == 'triton' or (name == 'auto' and x.device.type == 'cuda')
+    return gpu_cascade if wanted and gpu_cascade.can_run(x, weights, biases, dilations) else plain
 
 
 def _form_for(x, weights, biases, dilations) -> ModuleType:
@@ -107,7 +121,7 @@ def _form_for(x, weights, biases, dilations) -> ModuleType:
     for candidate, form in FAST_FORMS.items():
         if (
             name in ('auto', candidate)
-            and form.can_run(x, weights)
+            and form.can_run(x, weights, biases, dilations)
             and (name == candidate or form.wins(x, weights, dilations, training))
             and not is_transformed()
             and all(map(is_plain_tensor, tensors))

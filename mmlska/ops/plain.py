@@ -17,3 +17,25 @@ def run(
         padding = [dilation * (size // 2) for size in weight.shape[2:]]
         x = F.conv2d(x, weight, bias, 1, padding, dilation, weight.shape[0])
     return x
+
+
+def backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
+    needed: Sequence[bool],
+) -> list[torch.Tensor | None]:
+    """Gradients of the map, the weights and the biases with a graph of their own.
+
+    Every form falls back on it for gradients of gradients. ``needed`` has a flag for each; the
+    others are None.
+    """
+    leaves = [x, *weights, *biases]
+    inputs = [tensor for tensor, flag in zip(leaves, needed, strict=True) if flag]
+    # Parameters may have a higher precision than the map, as under autocast.
+    x, *parameters = [None if tensor is None else tensor.to(x.dtype) for tensor in leaves]
+    out = run(x, parameters[: len(weights)], parameters[len(weights) :], dilations)
+    found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
+    return [next(found) if flag else None for flag in needed]
