@@ -237,6 +237,33 @@ def test_a_segmentor_is_evaluated_and_its_label_maps_kept(trained, scenes, tmp_p
 
 @pytest.mark.slow
 @BOTH
+def test_a_folded_model_reaches_the_same_figures(config, trained, scenes, tmp_path):
+    checkpoint = trained[config] / f'iter_{ITERATIONS}.pth'
+    figures, predictions = [], []
+    for name, fold in (('plain', []), ('folded', ['--fuse'])):
+        work_dir, out = tmp_path / name, tmp_path / f'{name}.pkl'
+        options = ['--work-dir', work_dir, '--out', out, *fold]
+        run(TOOLS / 'test.py', config, checkpoint, *options, cwd=scenes)
+        assert ('tested is the folded model' in last_log(work_dir)) == bool(fold)
+        (records,) = work_dir.glob('*/*.json')
+        figures.append(json.loads(records.read_text()))
+        predictions.append(read_predictions(out))
+    for key, value in figures[0].items():
+        assert 'time' in key or figures[1][key] == pytest.approx(value, abs=1e-3), key
+    for plain, folded in zip(*predictions, strict=True):
+        assert np.allclose(plain, folded, atol=1e-3)
+
+
+def read_predictions(out: Path) -> list[np.ndarray]:
+    """Scores and boxes by image of a detector, or label maps of a segmentor."""
+    if out.is_dir():
+        return [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(out.iterdir())]
+    found = [sample['pred_instances'] for sample in pickle.loads(out.read_bytes())]
+    return [np.column_stack([one['scores'], one['bboxes']]) for one in found]
+
+
+@pytest.mark.slow
+@BOTH
 def test_two_processes_train_and_test_without_a_gpu(config, scenes, tmp_path):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmseg')
@@ -253,8 +280,9 @@ def test_two_processes_train_and_test_without_a_gpu(config, scenes, tmp_path):
 
     out = tmp_path / 'test'
     command = [TOOLS / 'dist_test.sh', config, checkpoint, 2, '--work-dir', out]
-    run(*command, cwd=scenes, PORT=free_port())
+    run(*command, '--fuse', cwd=scenes, PORT=free_port())
     assert re.search('coco/bbox_mAP' if config == DETECTOR else 'mIoU', last_log(out))
+    assert 'tested is the folded model' in last_log(out)
 
 
 @pytest.mark.slow
@@ -348,6 +376,8 @@ def test_image_demo_draws_segments_into_a_file(trained, scenes, tmp_path):
     run(DEMO, image, SEGMENTOR, checkpoint, '--out-file', 'new/drawn.png', cwd=tmp_path)
     before, after = cv2.imread(str(image)), cv2.imread(str(tmp_path / 'new' / 'drawn.png'))
     assert before.shape == after.shape and (before != after).mean() > 0.5
+    run(DEMO, image, SEGMENTOR, checkpoint, '--out-file', 'folded.png', '--fuse', cwd=tmp_path)
+    assert (cv2.imread(str(tmp_path / 'folded.png')) != after).mean() < 1e-3
 
 
 @pytest.mark.slow

@@ -41,6 +41,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation, as the config defines it'
     )
+    parser.add_argument(
+        '--fuse',
+        action='store_true',
+        help='fold norms into convolutions first: the same figures in less time',
+    )
     add_launch_options(parser)
     return parse_launch_arguments(parser)
 
@@ -62,6 +67,7 @@ def main() -> None:
             wait_time=args.wait_time,
             tta=args.tta,
             launcher=args.launcher,
+            fuse=args.fuse,
         )
     build_test_runner(cfg, args.out).test()
 

@@ -17,6 +17,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmlska.checkpoint import CheckpointError, unwrap
+from mmlska.deploy import fuse
 
 from .config import load_config
 from .launch import DETECTION, SEGMENTATION, check_checkpoint
@@ -75,6 +76,7 @@ class Predictor:
         checkpoint: File with the weights of that model.
         device: Where to run. Defaults to a GPU where there is one.
         options: Overrides of the config by dotted key.
+        fused: Whether to fold norms into convolutions, see :func:`mmlska.deploy.fuse`.
 
     Raises:
         FileNotFoundError: If the config or the checkpoint is missing.
@@ -88,6 +90,7 @@ class Predictor:
         checkpoint: str,
         device: str | None = None,
         options: dict | None = None,
+        fused: bool = False,
     ) -> None:
         cfg = load_config(config, options)
         check_checkpoint(checkpoint, 'checkpoint')
@@ -101,6 +104,8 @@ class Predictor:
         self.device = find_device(device)
         self.model, dataset_meta = load_model(cfg, checkpoint)
         self.model.to(self.device).eval()
+        if fused:
+            self.model = fuse(self.model)
         dataset_cfg = test_dataset(cfg)
         self.pipeline = Compose(
             [step for step in dataset_cfg.pipeline if 'LoadAnnotations' not in str(step['type'])]

@@ -70,6 +70,7 @@ def prepare_testing(
     wait_time: float = 2,
     tta: bool = False,
     launcher: str = 'none',
+    fuse: bool = False,
 ) -> Config:
     """Make a config ready for ``Runner.test``.
 
@@ -84,6 +85,7 @@ def prepare_testing(
         wait_time: Seconds to hold each picture that is shown.
         tta: Whether to augment at test time.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        fuse: Whether to fold norms into convolutions, see :func:`mmlska.deploy.fuse`.
 
     Raises:
         FileNotFoundError: If the config, its data or the checkpoint is missing.
@@ -99,6 +101,8 @@ def prepare_testing(
         enable_tta(cfg)
     if out:
         set_prediction_output(cfg, out)
+    if fuse:
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='mmlska.FusingHook')]
     check_data(cfg, ('test',))
     prepare_launcher(cfg, launcher)
     return cfg

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmlska.deploy.folded import Folded
 from mmlska.engine.config import load_config
 from mmlska.engine.inference import (
     Predictor,
@@ -46,6 +47,11 @@ def folder(tmp_path_factory):
 def detector(folder):
     pytest.importorskip('mmdet')
     return Predictor(DETECTOR, save_untrained(DETECTOR, folder / 'detector.pth'), 'cpu')
+
+
+@pytest.fixture(scope='module')
+def folded_detector(detector, folder):
+    return Predictor(DETECTOR, str(folder / 'detector.pth'), 'cpu', fused=True)
 
 
 @pytest.fixture(scope='module')
@@ -141,6 +147,13 @@ def test_a_prediction_has_the_size_of_the_image(folder, segmentor):
 def test_the_same_image_gives_the_same_detections(folder, detector):
     first, second = (detector(folder / 'noise.png').pred_instances for _ in range(2))
     assert torch.equal(first.bboxes, second.bboxes) and torch.equal(first.scores, second.scores)
+
+
+def test_a_folded_detector_gives_the_same_detections(folder, detector, folded_detector):
+    plain, folded = (d(folder / 'noise.png').pred_instances for d in (detector, folded_detector))
+    assert isinstance(folded_detector.model, Folded) and not isinstance(detector.model, Folded)
+    assert torch.allclose(plain.bboxes, folded.bboxes, atol=1e-3)
+    assert torch.allclose(plain.scores, folded.scores, atol=1e-5)
 
 
 def detection(score: float):

@@ -1,0 +1,31 @@
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+
+from mmlska.deploy import fuse
+from mmlska.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FusingHook(Hook):
+    """Test the folded model in place of the model, see :func:`mmlska.deploy.fuse`.
+
+    It is for every runner of mmengine: ``custom_hooks=[dict(type='mmlska.FusingHook')]``. Folded is
+    what the loaded checkpoint and the hooks before this one have made of the model. After the test
+    the runner has the model itself again.
+    """
+
+    # After hooks that exchange the weights for a test, such as mmengine's EMAHook.
+    priority = 'LOWEST'
+
+    def before_test_epoch(self, runner) -> None:
+        """Fold the model. In a distributed job every process folds its own, out of the wrapper."""
+        self._unfolded = model = runner.model
+        while is_model_wrapper(model):
+            model = model.module
+        runner.model = fuse(model.eval())
+        print_log('tested is the folded model', runner.logger)
+
+    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Give the runner its own model back."""
+        runner.model = self._unfolded
