@@ -19,9 +19,10 @@ import triton.language as tl
 from .marches import MOST_KEPT, March
 
 # None of these is tuned on a GPU: warps of a program; positions that are loaded ahead while as many
-# are computed; programs for each multiprocessor up to which lines are cut into segments.
+# are computed, forward and backward; programs for each multiprocessor up to which lines are cut
+# into segments.
 NUM_WARPS = 4
-AHEAD = 4
+AHEAD, AHEAD_BACK = 8, 4
 PROGRAMS = 4
 # Values that are kept for each position of a tile up to which a thread takes two positions.
 MOST_FOR_TWO = 64
@@ -61,9 +62,11 @@ def _taps(weight, channel, channels, SIZE: tl.constexpr, DTYPE: tl.constexpr):
 
 @triton.jit
 def _bias(bias, channel, channels, DTYPE: tl.constexpr):
+    # What follows a return is compiled too: only the else hides it.
     if bias is None:
-        return tl.zeros(channel.shape, DTYPE)[None, :]
-    return tl.load(bias + channel, mask=channel < channels, other=0.0).to(DTYPE)[None, :]
+        return tl.zeros((1, channel.shape[0]), DTYPE)
+    else:
+        return tl.load(bias + channel, mask=channel < channels, other=0.0).to(DTYPE)[None, :]
 
 
 @triton.jit
@@ -97,15 +100,20 @@ def _zeros(start, COUNT: tl.constexpr):
 
 
 @triton.jit
+def _within(position, begin, end):
+    """Whether ``begin <= position < end``, in one comparison."""
+    return tl.cast(position - begin, tl.uint32) < tl.cast(end - begin, tl.uint32)
+
+
+@triton.jit
 def _load_ahead(pointer, position, length, stride, present, COUNT: tl.constexpr):
     """The values at a position and at those behind it, zero outside the map."""
+    place = pointer + tl.cast(position, tl.int64) * stride
     values = ()
     for u in tl.static_range(COUNT):
-        at = position + u
-        inside = tl.where((at >= 0) & (at < length), present, False)
-        values = values + (
-            tl.load(pointer + tl.cast(at, tl.int64) * stride, mask=inside, other=0.0),
-        )
+        inside = tl.where(_within(position + u, 0, length), present, False)
+        step = tl.cast(stride, tl.int64) * u
+        values = values + (tl.load(place + step, mask=inside, other=0.0),)
     return values
 
 
@@ -154,17 +162,17 @@ def _march_kernel(
     for step in range(first, end + R1 + R2, AHEAD):
         values = ahead
         ahead = _load_ahead(source, step + AHEAD, length, s_position, present, AHEAD)
+        place = target + tl.cast(step - R1 - R2, tl.int64) * t_position
         for u in tl.static_range(AHEAD):
             xs = xs[1:] + (values[u].to(DTYPE),)
             total = _correlate(bias1, taps1, xs, K1, D1)
             at = step + (u - R1)
             if K2 > 0:
-                mids = mids[1:] + (tl.where((at >= 0) & (at < length), total, 0.0),)
+                mids = mids[1:] + (tl.where(_within(at, 0, length), total, 0.0),)
                 total = _correlate(bias2, taps2, mids, K2, D2)
-                at -= R2
-            own = tl.where((at >= begin) & (at < end), present, False)
-            place = target + tl.cast(at, tl.int64) * t_position
-            tl.store(place, total.to(y.dtype.element_ty), mask=own)
+            own = tl.where(_within(at - R2, begin, end), present, False)
+            there = place + tl.cast(t_position, tl.int64) * u
+            tl.store(there, total.to(y.dtype.element_ty), mask=own)
 
 
 @triton.jit
@@ -220,15 +228,18 @@ def _march_back_kernel(
             x_ahead = _load_ahead(
                 source, step + (AHEAD - R2 + R1), length, s_position, present, AHEAD
             )
+        if FOR_INPUT:
+            place = target + tl.cast(step - R1 - R2, tl.int64) * t_position
         for u in tl.static_range(AHEAD):
             # The position between the convolutions.
             at = step + (u - R2)
             grad = g_values[u].to(DTYPE)
             if K2 > 0:
                 gs = gs[1:] + (grad,)
-                grad = tl.where((at >= 0) & (at < length), _convolve(start, taps2, gs, K2, D2), 0.0)
+                grad = _convolve(start, taps2, gs, K2, D2)
+                grad = tl.where(_within(at, 0, length), grad, 0.0)
             if FOR_WEIGHTS:
-                own = (at >= begin) & (at < end)
+                own = _within(at, begin, end)
                 xs = xs[1:] + (x_values[u].to(DTYPE),)
                 own_grad = tl.where(own, grad, 0.0)
                 added = ()
@@ -245,11 +256,10 @@ def _march_back_kernel(
                     for_b2 += tl.where(own, gs[R2], 0.0)
             if FOR_INPUT:
                 inner = inner[1:] + (grad,)
-                at -= R1
-                own = tl.where((at >= begin) & (at < end), present, False)
                 total = _convolve(start, taps1, inner, K1, D1)
-                place = target + tl.cast(at, tl.int64) * t_position
-                tl.store(place, total.to(gx.dtype.element_ty), mask=own)
+                kept = tl.where(_within(at - R1, begin, end), present, False)
+                there = place + tl.cast(t_position, tl.int64) * u
+                tl.store(there, total.to(gx.dtype.element_ty), mask=kept)
     if FOR_WEIGHTS:
         place = partial + program.to(tl.int64) * (K1 + K2 + KA + 2) * channels
         place = _write_sums(place, for_w1, channel, channels, K1)
@@ -280,7 +290,7 @@ def march(
         Tensor: Map ``(N, C, H, W)`` in channels_last.
     """
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    tiles = _Tiles(x, steps, steps.kept_forward())
+    tiles = _Tiles(x, steps, steps.kept_forward(), AHEAD)
     across, across_bias, across_sizes = _across(steps, weights, biases)
     if tiles.number:
         with torch.cuda.device_of(x):
@@ -332,7 +342,7 @@ def march_back(
         gx, _ = march_back(grad, x, steps, weights, biases, True, False)
         return gx, march_back(grad, x, steps, weights, biases, False, True)[1]
     gx = torch.empty_like(x, memory_format=torch.channels_last) if for_input else None
-    tiles = _Tiles(x, steps, steps.kept_backward(for_input, for_weights))
+    tiles = _Tiles(x, steps, steps.kept_backward(for_input, for_weights), AHEAD_BACK)
     across, across_bias, across_sizes = _across(steps, weights, biases)
     counts = (steps.first.size, 1, steps.second.size if steps.second else 0, 1, across_sizes[0])
     partial = None
@@ -380,7 +390,7 @@ class _Tiles:
         shape: Lines and channels of a tile, positions loaded ahead, dtype of sums.
     """
 
-    def __init__(self, x: torch.Tensor, steps: March, kept: int) -> None:
+    def __init__(self, x: torch.Tensor, steps: March, kept: int, ahead: int) -> None:
         images, channels, *sides = x.shape
         length, lines = sides[steps.axis - 2], sides[3 - steps.axis]
         tile_lines, tile_channels = tile_shape(channels, kept, x.dtype, x.device.type)
@@ -390,7 +400,7 @@ class _Tiles:
         segment = triton.cdiv(length, segments) if length else 1
         self.number = whole * triton.cdiv(length, segment)
         self.geometry = (images * lines, lines, length, channels, segment)
-        self.shape = (tile_lines, tile_channels, AHEAD, SUMS[_sum_dtype(x)])
+        self.shape = (tile_lines, tile_channels, ahead, SUMS[_sum_dtype(x)])
 
 
 def tile_shape(channels: int, kept: int, dtype: torch.dtype, device_type: str) -> tuple[int, int]:
