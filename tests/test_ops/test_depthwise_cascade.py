@@ -3,9 +3,9 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from cascades import cast, make, relative_error, with_gradients
 from torch import nn
 
-from mmlska.models.layers import decompose_kernel
 from mmlska.ops import cpu, depthwise_cascade, use_backend
 
 FAST = ['cpu']
@@ -13,49 +13,6 @@ KINDS = ['LSKA', 'LKA', 'LSKATrivial', 'LKATrivial', 'one row', 'dilated rows']
 KERNEL_SIZES = [7, 11, 23, 35, 41, 53]
 SIZES = [(25, 40), (13, 17), (5, 13), (3, 2), (1, 1)]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-
-
-def shapes(kind, kernel_size):
-    """Kernels and dilations of the cascades that are in use."""
-    local, dilated, d = decompose_kernel(kernel_size)
-    k = kernel_size
-    return {
-        'LSKA': ([(1, local), (local, 1), (1, dilated), (dilated, 1)], [1, 1, d, d]),
-        'LKA': ([(local, local), (dilated, dilated)], [1, d]),
-        'LSKATrivial': ([(1, k), (k, 1)], [1, 1]),
-        'LKATrivial': ([(k, k)], [1]),
-        'one row': ([(1, local)], [1]),
-        'dilated rows': ([(1, dilated), (1, local)], [d, 2]),
-    }[kind]
-
-
-def make(kind, kernel_size, channels=3, size=(5, 6), batch=2, dtype=torch.float64):
-    torch.manual_seed(0)
-    kernels, dilations = shapes(kind, kernel_size)
-    x = torch.randn(batch, channels, *size, dtype=dtype)
-    # Scaled so that neither a weight nor the map drowns the others.
-    weights = [torch.randn(channels, 1, *k, dtype=dtype) / (k[0] * k[1]) ** 0.5 for k in kernels]
-    biases = [torch.randn(channels, dtype=dtype) for _ in kernels]
-    return x, weights, biases, dilations
-
-
-def with_gradients(backend, x, weights, biases, dilations, layout=torch.contiguous_format):
-    """Output and the gradients of the map, the weights and the biases, of a fixed random loss."""
-    leaves = [t.detach().clone().requires_grad_() for t in (*weights, *biases)]
-    x = x.detach().clone(memory_format=layout).requires_grad_()
-    with use_backend(backend):
-        out = depthwise_cascade(x, leaves[: len(weights)], leaves[len(weights) :], dilations)
-    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
-    return [out.detach(), *torch.autograd.grad(out, [x, *leaves], grad.to(out.dtype))]
-
-
-def cast(dtype, x, weights, biases, dilations):
-    return (x.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases], dilations)
-
-
-def relative_error(found, expected):
-    scale = expected.abs().max()
-    return ((found.double() - expected).abs().max() / scale.clamp_min(1e-30)).item()
 
 
 fast_forms = pytest.mark.parametrize('backend', FAST)
