@@ -1,0 +1,3 @@
+from .faster_coco import FasterCocoMetric
+
+__all__ = ['FasterCocoMetric']

@@ -1,0 +1,106 @@
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import METRICS, DefaultScope
+
+from mmlska.analysis.coco_results import evaluate, make_results
+from mmlska.evaluation import faster_coco
+
+TYPES = ('bbox', 'segm')
+
+
+@pytest.fixture(scope='module')
+def dump():
+    pytest.importorskip('pycocotools')
+    pytest.importorskip('faster_coco_eval', reason='faster-coco-eval is not installed')
+    return make_results(40, num_detections=150)
+
+
+@pytest.mark.parametrize('iou_type', TYPES)
+@pytest.mark.parametrize('max_dets', [(100, 300, 1000), (1, 10, 100)])
+def test_all_numbers_are_those_of_pycocotools(dump, iou_type, max_dets):
+    slow, _ = evaluate(*dump, iou_type, fast=False, max_dets=max_dets)
+    fast, _ = evaluate(*dump, iou_type, fast=True, max_dets=max_dets)
+    assert np.abs(fast.stats - slow.stats).max() <= 1e-9
+    for name in ('precision', 'recall', 'scores'):
+        assert np.abs(fast.eval[name] - slow.eval[name]).max() <= 1e-9, name
+    # Numbers that tell something: no AP is missing, perfect or zero.
+    assert ((slow.stats > 0.05) & (slow.stats < 0.99)).all()
+
+
+def test_more_than_a_hundred_boxes_of_a_class_count_as_in_pycocotools(dump):
+    dataset, results = dump
+    dataset = dict(
+        dataset, annotations=[dict(entry, category_id=1) for entry in dataset['annotations']]
+    )
+    results = [dict(entry, category_id=1) for entry in results]
+    slow, _ = evaluate(dataset, results, 'bbox', fast=False)
+    fast, _ = evaluate(dataset, results, 'bbox', fast=True)
+    assert np.abs(fast.stats - slow.stats).max() <= 1e-9
+    # The precision at the largest count, which faster-coco-eval alone would report as mAP.
+    at_most = fast.eval['precision'][:, :, 0, 0, -1]
+    assert abs(at_most.mean() - slow.stats[0]) > 1e-6
+
+
+def predictions(results, image_id):
+    """What a detector hands to a metric for one image."""
+    mine = [result for result in results if result['image_id'] == image_id]
+    boxes = torch.tensor([result['bbox'] for result in mine], dtype=torch.float64)
+    boxes[:, 2:] += boxes[:, :2]
+    return dict(
+        img_id=image_id,
+        ori_shape=(480, 640),
+        pred_instances=dict(
+            bboxes=boxes,
+            scores=torch.tensor([result['score'] for result in mine], dtype=torch.float64),
+            labels=torch.tensor([result['category_id'] - 1 for result in mine]),
+            masks=[result['segmentation'] for result in mine],
+        ),
+    )
+
+
+@pytest.mark.parametrize('classwise', [False, True])
+def test_the_metric_reports_what_mmdets_reports(dump, classwise, tmp_path):
+    pytest.importorskip('mmdet')
+    dataset, results = dump
+    annotations = tmp_path / 'annotations.json'
+    annotations.write_text(json.dumps(dataset))
+    classes = tuple(category['name'] for category in dataset['categories'])
+    reports = []
+    for name in ('CocoMetric', 'mmlska.FasterCocoMetric'):
+        settings = dict(
+            type=name, ann_file=str(annotations), metric=list(TYPES), classwise=classwise
+        )
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            metric = METRICS.build(settings)
+        metric.dataset_meta = dict(classes=classes)
+        for image in dataset['images']:
+            metric.process({}, [predictions(results, image['id'])])
+        reports.append(metric.evaluate(len(dataset['images'])))
+    assert reports[0].keys() == reports[1].keys()
+    assert len(reports[0]) >= 12
+    np.testing.assert_equal(reports[1], reports[0])
+    assert reports[0]['coco/segm_mAP'] > 0.05
+
+
+def test_mmdets_own_metric_is_left_as_it_was(dump):
+    coco_metric = pytest.importorskip('mmdet.evaluation.metrics.coco_metric')
+    before = coco_metric.COCOeval
+    with pytest.raises(ZeroDivisionError), faster_coco.fast_evaluation():
+        assert coco_metric.COCOeval is faster_coco.evaluation_class() is not before
+        raise ZeroDivisionError
+    assert coco_metric.COCOeval is before
+
+
+@pytest.mark.parametrize('absent', ['mmdet', 'faster_coco_eval'])
+def test_a_missing_library_is_told_before_anything_is_evaluated(absent, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        faster_coco, 'find_spec', lambda name: None if name == absent else find('json')
+    )
+    distribution = absent.replace('_', '-')
+    with pytest.raises(ImportError, match=f'needs {absent}.*pip install {distribution}'):
+        METRICS.build(dict(type='mmlska.FasterCocoMetric', metric='bbox'))
