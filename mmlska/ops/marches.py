@@ -14,7 +14,7 @@ import torch
 
 ROWS, COLUMNS = 3, 2
 # Values that a thread keeps for one position without running out of its 255 registers.
-MOST_KEPT = 180
+MOST_KEPT = 150
 
 
 class Conv(NamedTuple):
