@@ -134,7 +134,16 @@ def test_wheel_alone_in_an_empty_environment(checkout, tmp_path):
     )
     identity, extras, module = run(python, '-c', show, cwd=tmp_path).splitlines()
     assert identity == f'mmlska {__version__} LICENSE 0'
-    assert extras.split() == ['coco', 'demo', 'dev', 'export', 'mim', 'onedl', 'openmmlab', 'pretrain']
+    assert extras.split() == [
+        'coco',
+        'demo',
+        'dev',
+        'export',
+        'mim',
+        'onedl',
+        'openmmlab',
+        'pretrain',
+    ]
     mim = Path(module).parent / '.mim'
     assert mim.is_relative_to(tmp_path / 'venv')
     assert {path.name for path in mim.iterdir()} == {'configs', 'tools', 'model-index.yml'}
