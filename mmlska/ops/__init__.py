@@ -1,5 +1,12 @@
 from .bands import in_bands
-from .dispatch import BACKENDS, depthwise_cascade, use_backend
+from .dispatch import BACKENDS, depthwise_cascade, depthwise_gelu, use_backend
 from .layout import in_fast_layout
 
-__all__ = ['BACKENDS', 'depthwise_cascade', 'in_bands', 'in_fast_layout', 'use_backend']
+__all__ = [
+    'BACKENDS',
+    'depthwise_cascade',
+    'depthwise_gelu',
+    'in_bands',
+    'in_fast_layout',
+    'use_backend',
+]

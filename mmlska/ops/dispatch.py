@@ -1,4 +1,4 @@
-"""Which form of the cascade runs."""
+"""Which form of an operation runs."""
 
 import difflib
 import functools
@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from mmengine.logging import print_log
 
-from . import cpu, gpu_cascade, plain
+from . import cpu, gpu_cascade, gpu_gelu, plain, plain_gelu
 from .calls import (
     constant_when_compiled,
     is_compiling,
@@ -20,10 +21,29 @@ from .calls import (
     is_transformed,
     needs_gradients,
 )
+from .gpu import triton_is_usable
 
-# A fast form is a module of three functions: `can_run`, whether it computes a call as the plain
-# form does; `wins`, whether it is faster there; `run`. The first one that wins is taken.
+
+class Operation(NamedTuple):
+    """What can be computed in several forms.
+
+    A form is a module with a function `run`. A fast form has two more: `can_run`, whether it
+    computes a call as the plain form does, and `wins`, whether it is faster there.
+
+    Attributes:
+        name: What messages call it.
+        plain: The plain form.
+        fast: The fast forms, by the names of their backends. The first one that wins is taken.
+    """
+
+    name: str
+    plain: ModuleType
+    fast: dict[str, ModuleType]
+
+
 FAST_FORMS: dict[str, ModuleType] = {'triton': gpu_cascade, 'cpu': cpu}
+CASCADE = Operation('depth-wise cascade', plain, FAST_FORMS)
+CONV_GELU = Operation('depth-wise convolution with GELU', plain_gelu, {'triton': gpu_gelu})
 BACKENDS = ('auto', 'plain', *FAST_FORMS)
 ENVIRONMENT_VARIABLE = 'MMLSKA_OPS'
 
@@ -65,9 +85,32 @@ def depthwise_cascade(
     return choose(x, weights, biases, dilations).run(x, weights, biases, dilations)
 
 
+def depthwise_gelu(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Apply a 3x3 depth-wise convolution that keeps the size of the map, then GELU.
+
+    GELU is the exact one, by the error function. The form is chosen as that of
+    :func:`depthwise_cascade`; there is a fast one for GPUs.
+
+    Args:
+        x (Tensor): Map ``(N, C, H, W)``.
+        weight (Tensor): Kernel ``(C, 1, 3, 3)``.
+        bias (Tensor | None): Bias ``(C,)``, or None.
+
+    Returns:
+        Tensor: Map ``(N, C, H, W)`` in the memory layout of ``x``.
+    """
+    call = x, [weight], [bias], [1]
+    if not triton_is_usable(x.device):
+        return plain_gelu.run(*call)
+    choose = _form_for_compiler if is_compiling() else _form_for
+    return choose(*call, CONV_GELU).run(*call)
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Choose the form of :func:`depthwise_cascade` inside a ``with`` block, in this thread.
+    """Choose the form of the operations of this package inside a ``with`` block, in this thread.
 
     What activation checkpointing recomputes in the backward pass must be in the same block.
 
@@ -104,21 +147,22 @@ def chosen_backend() -> str:
     return _check_name(name, ENVIRONMENT_VARIABLE)
 
 
-def _form_for_compiler(x, weights, biases, dilations) -> ModuleType:
+def _form_for_compiler(x, weights, biases, dilations, operation=CASCADE) -> ModuleType:
     """The form by what a compiler knows: sizes of maps may be symbols."""
     name = chosen_backend()
+    form = operation.fast['triton']
     wanted = name == 'triton' or (name == 'auto' and x.device.type == 'cuda')
-    return gpu_cascade if wanted and gpu_cascade.can_run(x, weights, biases, dilations) else plain
+    return form if wanted and form.can_run(x, weights, biases, dilations) else operation.plain
 
 
-def _form_for(x, weights, biases, dilations) -> ModuleType:
+def _form_for(x, weights, biases, dilations, operation=CASCADE) -> ModuleType:
     name = chosen_backend()
     if name == 'plain' or not is_plain_tensor(x):
-        return plain
+        return operation.plain
     tensors = [x, *weights, *(bias for bias in biases if bias is not None)]
     training = needs_gradients(*tensors)
     # What excludes most calls stands first: on small maps the choice itself takes time.
-    for candidate, form in FAST_FORMS.items():
+    for candidate, form in operation.fast.items():
         if (
             name in ('auto', candidate)
             and form.can_run(x, weights, biases, dilations)
@@ -126,10 +170,10 @@ def _form_for(x, weights, biases, dilations) -> ModuleType:
             and not is_transformed()
             and all(map(is_plain_tensor, tensors))
         ):
-            _tell(candidate, x.device, x.dtype, x.shape, training)
+            _tell(operation.name, candidate, x.device, x.dtype, x.shape, training)
             return form
-    _tell('plain', x.device, x.dtype, x.shape, training)
-    return plain
+    _tell(operation.name, 'plain', x.device, x.dtype, x.shape, training)
+    return operation.plain
 
 
 def _check_name(name: str, source: str) -> str:
@@ -144,10 +188,15 @@ def _check_name(name: str, source: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _tell(
-    name: str, device: torch.device, dtype: torch.dtype, shape: torch.Size, training: bool
+    operation: str,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: torch.Size,
+    training: bool,
 ) -> None:
     print_log(
-        f'depth-wise cascade by the {name!r} form: {device}, {dtype}, map {tuple(shape)}, '
+        f'{operation} by the {name!r} form: {device}, {dtype}, map {tuple(shape)}, '
         f'{"training" if training else "inference"}',
         'current',
         logging.DEBUG,

@@ -7,13 +7,15 @@ run, after :func:`triton_is_usable` has said yes.
 import functools
 import importlib
 import os
+from collections.abc import Sequence
 
 import torch
 
-from .calls import constant_when_compiled
+from .calls import constant_when_compiled, is_autocast
 
 OLDEST_TORCH = (2, 4)  # the first with torch.library.register_autograd
 OLDEST_CAPABILITY = (8, 0)  # Ampere, the first with bfloat16
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @constant_when_compiled
@@ -24,6 +26,23 @@ def triton_is_usable(device: torch.device) -> bool:
     interpret its kernels: slow, but the same arithmetic, for tests.
     """
     return not why_no_triton(device)
+
+
+def takes(
+    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> bool:
+    """Whether kernels run on the device of a map and its parameters belong to it.
+
+    Where they do not, PyTorch's convolutions say best what is wrong.
+    """
+    if not triton_is_usable(x.device) or x.dim() != 4 or x.dtype not in DTYPES:
+        return False
+    parameters = [*weights, *(bias for bias in biases if bias is not None)]
+    dtypes = DTYPES if is_autocast(x.device.type) else (x.dtype,)
+    return all(
+        parameter.device == x.device and parameter.dtype in dtypes and len(parameter) == x.shape[1]
+        for parameter in parameters
+    )
 
 
 def why_no_triton(device: torch.device) -> str:

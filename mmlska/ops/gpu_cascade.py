@@ -14,11 +14,10 @@ import torch
 
 from . import operators, plain
 from .calls import is_autocast, is_compiling, layout_of, needs_gradients
-from .gpu import triton_is_usable
+from .gpu import takes
 from .marches import MOST_KEPT, plan_of
 
 Biases = Sequence[torch.Tensor | None]
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Elements of the smallest map, in inference and in training, for which this form is taken. Not
 # measured on a GPU, but where PyTorch's convolutions should take twice as long as the launches.
 SMALLEST = {False: 2**20, True: 2**17}
@@ -28,13 +27,7 @@ def can_run(
     x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Biases, dilations: Sequence[int]
 ) -> bool:
     """Whether this form computes the cascade as the plain one does."""
-    return (
-        triton_is_usable(x.device)
-        and x.dim() == 4
-        and x.dtype in DTYPES
-        and _fit(x, weights, biases)
-        and _is_known(weights, dilations)
-    )
+    return takes(x, weights, biases) and _is_known(weights, dilations)
 
 
 def wins(
@@ -62,16 +55,6 @@ def run(
     if needs_gradients(x, *weights, *biases):
         return _Cascade.apply(x, tuple(dilations), *weights, *biases)
     return _forward(x, weights, biases, dilations)[0]
-
-
-def _fit(x, weights, biases):
-    """Whether the tensors belong together; PyTorch's convolutions say best where they do not."""
-    parameters = [*weights, *(bias for bias in biases if bias is not None)]
-    dtypes = DTYPES if is_autocast(x.device.type) else (x.dtype,)
-    return all(
-        parameter.device == x.device and parameter.dtype in dtypes and len(parameter) == x.shape[1]
-        for parameter in parameters
-    )
 
 
 def _is_known(weights, dilations):

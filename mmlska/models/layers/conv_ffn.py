@@ -2,7 +2,7 @@ import torch
 from mmcv.cnn import build_activation_layer
 from torch import nn
 
-from mmlska.ops import in_bands
+from mmlska.ops import depthwise_gelu, in_bands
 
 from .hooks import is_watched
 from .weight_init import init_convs
@@ -46,5 +46,13 @@ class ConvFFN(nn.Module):
         return in_bands(self._forward, x, 1, self.fc1.out_channels, self.parameters())
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.drop(self.act(self.dwconv(self.fc1(x))))
+        x = self.drop(self._mix(self.fc1(x)))
         return self.drop(self.fc2(x))
+
+    def _mix(self, x: torch.Tensor) -> torch.Tensor:
+        """Depth-wise convolution and activation, in one operation where nobody watches them."""
+        conv, act = self.dwconv, self.act
+        is_known = type(conv) is nn.Conv2d and type(act) is nn.GELU and act.approximate == 'none'
+        if not is_known or torch.jit.is_tracing() or is_watched(conv, act):
+            return act(conv(x))
+        return depthwise_gelu(x, conv.weight, conv.bias)

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmlska.models.layers import ConvFFN
-from mmlska.ops import bands, use_backend
+from mmlska.models.layers import ConvFFN, conv_ffn
+from mmlska.ops import bands, depthwise_gelu, use_backend
 
 
 def test_equals_its_equation():
@@ -75,3 +75,38 @@ def test_an_activation_that_sees_the_map_sees_the_whole(bands_everywhere):
     ffn.act = Centred()
     hidden = ffn.dwconv(ffn.fc1(x))
     assert torch.allclose(ffn(x), ffn.fc2(hidden - hidden.mean((2, 3), keepdim=True)), atol=1e-5)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Maps of which the convolution and GELU were asked for in one operation."""
+    maps = []
+
+    def note(x, weight, bias):
+        maps.append(x.shape)
+        return depthwise_gelu(x, weight, bias)
+
+    monkeypatch.setattr(conv_ffn, 'depthwise_gelu', note)
+    return maps
+
+
+def test_convolution_and_gelu_are_one_operation_unless_watched(asked):
+    x = torch.randn(1, 4, 5, 6)
+    ffn, seen = ConvFFN(4, 8), []
+    expected = ffn(x)
+    assert asked == [(1, 8, 5, 6)]
+    assert torch.equal(expected, ffn.fc2(ffn.act(ffn.dwconv(ffn.fc1(x)))))
+    for watched in (ffn.dwconv, ffn.act):
+        handle = watched.register_forward_hook(lambda *call: seen.append(call))
+        assert torch.equal(ffn(x), expected)
+        handle.remove()
+    traced = torch.jit.trace(ffn, x, check_trace=False)
+    assert torch.equal(traced(x), expected)
+    assert len(asked) == 1 and len(seen) == 2
+
+
+@pytest.mark.parametrize('act_cfg', [dict(type='GELU', approximate='tanh'), dict(type='ReLU')])
+def test_other_activations_are_operations_of_their_own(act_cfg, asked):
+    ffn, x = ConvFFN(4, 8, act_cfg), torch.randn(1, 4, 5, 6)
+    assert torch.equal(ffn(x), ffn.fc2(ffn.act(ffn.dwconv(ffn.fc1(x)))))
+    assert not asked

@@ -1,0 +1,38 @@
+"""A 3x3 depth-wise convolution, then GELU, by PyTorch's own operations: the truth."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from . import plain
+
+
+def run(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
+) -> torch.Tensor:
+    """Apply both, see :func:`mmlska.ops.depthwise_gelu`; there is one weight and one bias."""
+    return F.gelu(plain.run(x, weights, biases, dilations))
+
+
+def backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    needed: Sequence[bool],
+) -> list[torch.Tensor | None]:
+    """Gradients of the map, the weight and the bias with a graph of their own.
+
+    ``needed`` has a flag for each; the others are None.
+    """
+    leaves = [x, weight, bias]
+    inputs = [tensor for tensor, flag in zip(leaves, needed, strict=True) if flag]
+    # Parameters may have a higher precision than the map, as under autocast.
+    own = [None if tensor is None else tensor.to(x.dtype) for tensor in leaves]
+    out = run(own[0], own[1:2], own[2:], [1])
+    found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
+    return [next(found) if flag else None for flag in needed]
