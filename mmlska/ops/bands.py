@@ -41,7 +41,7 @@ def in_bands(
     if not _is_worthwhile(x, channels_between, parameters):
         return run(x)
     height = x.shape[2]
-    rows = max(4 * reach, IN_BAND // (channels_between * x.shape[3]))
+    rows = max(4 * reach, 1, IN_BAND // (channels_between * x.shape[3]))
     out = torch.empty_like(x)
     for image, target in zip(x.split(1), out.split(1), strict=True):
         for top in range(0, height, rows):

@@ -47,6 +47,12 @@ def test_other_maps_stay_as_they_are(x):
     assert in_fast_layout(x) is x
 
 
+def test_small_maps_are_taken_where_the_caller_says_so():
+    x = torch.randn(1, 8, 16, 16)
+    assert is_channels_last(in_fast_layout(x, least=x.numel()))
+    assert in_fast_layout(x, least=x.numel() + 1) is x
+
+
 def test_the_plain_backend_autocast_and_compilers_leave_the_map_alone():
     x = torch.randn(SIZE)
     with use_backend('plain'):

@@ -16,8 +16,11 @@ from mmcv.cnn.bricks.drop import DropPath
 from torch import nn
 
 from mmlska.checkpoint.van_weights import Trait, recognise_sizes
+from mmlska.models.layers.conv_ffn import ELEMENTWISE
+from mmlska.models.layers.hooks import is_watched
 from mmlska.models.layers.mixed_affinity import check_heads, mix_affinities
 from mmlska.models.recompute import recompute
+from mmlska.ops import in_bands
 from mmlska.registry import MODELS
 
 from .base import (
@@ -81,6 +84,11 @@ class ContainerFFN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        if self.training or not isinstance(self.act, ELEMENTWISE) or is_watched(*self.children()):
+            return self._forward(x)
+        return in_bands(self._forward, x, 0, self.fc1.out_channels, self.parameters())
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.act(self.fc1(x)))
 
 
