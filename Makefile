@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo lint clean
+.PHONY: help install check test demo bench bench-gpu lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,6 +15,7 @@ TASK ?= detection
 BACKBONE ?= van-lska
 ATTENTION ?= none
 PYTEST_ARGS ?=
+BENCH_DATA ?= $(wildcard ../shared/data/coco_mini)
 MAX_JOBS ?= $(shell nproc)
 export MAX_JOBS
 
@@ -38,6 +39,9 @@ make demo                 install what is missing, train and evaluate a small Ma
 make demo TASK=retinanet  the same for RetinaNet; TASK=segmentation for Semantic FPN
 make demo BACKBONE=...    another backbone: ghostnetv2 or container-light
 make demo ATTENTION=...   attention on every level of the pyramid: eca or context-aggregation
+make bench                install what is missing, measure ours against the official order on the CPU, and rewrite
+                          the tables and pictures of docs/benchmarks.md; about five minutes on two cores
+make bench-gpu            the same for its GPU tables, on a machine with a CUDA device; hours
 make lint                 ruff and codespell
 make install              only install
 make check                say what is installed, and what is wrong with it
@@ -51,6 +55,7 @@ TORCH_ARGS=               more options for pip when it installs PyTorch. PyPI of
                           without a GPU this saves most of it: TORCH_SPEC=torch==2.13.0+cpu
                           TORCH_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 MMCV_ARGS=                more options for pip when it installs mmcv, e.g. --find-links URL of a ready wheel
+BENCH_DATA=               folder of photographs in COCO's layout whose evaluation make bench measures as well
 MAX_JOBS=$(MAX_JOBS)                how many files of mmcv to compile at once
 endef
 export HELP
@@ -109,6 +114,16 @@ test: $(READY)
 
 demo: $(READY)
 	@$(BIN)/python demo/train_demo.py --task '$(TASK)' --backbone '$(BACKBONE)' --attention '$(ATTENTION)'
+
+# Half of the machine stays free for everything else: all of it is measured in one thread.
+BENCH = OMP_NUM_THREADS=1 $(BIN)/python tools/analysis_tools/benchmark.py
+bench: $(READY)
+	@$(BENCH) --suite cpu $(if $(BENCH_DATA),--data '$(BENCH_DATA)') --docs docs/benchmarks.md --json work_dirs/benchmark/cpu.json
+	@$(BENCH) layer --shape 1 64 64 64 --rounds 7 --max-seconds 1 --plot docs/images/time_against_kernel_size.png
+	@$(BENCH) layer --kernel-size 23 --rounds 7 --max-seconds 3 --against input-size --plot docs/images/time_against_input_size.png
+
+bench-gpu: $(READY)
+	@$(BENCH) --suite gpu --docs docs/benchmarks.md --json work_dirs/benchmark/gpu.json
 
 lint: $(READY)
 	@$(BIN)/ruff check .

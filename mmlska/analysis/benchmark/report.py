@@ -1,0 +1,167 @@
+"""Results as tables, JSON and marked parts of a document."""
+
+import datetime
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .measure import AGAIN, COMPILED, OURS, OURS_COMPILED, REFERENCE, Result
+from .settings import Settings
+
+HEADER = (
+    'what',
+    'mode',
+    'map',
+    'computed by',
+    'official (ms)',
+    'ours (ms)',
+    'speed-up',
+    'by the clock',
+    'noise',
+    'memory (MiB)',
+    'error',
+)
+COMPILED_HEADER = ('official compiled', 'ours compiled', 'share of copy')
+Rows = Sequence[Result | tuple[Settings, str]]
+
+
+def table(rows: Rows, with_compiled: bool = False) -> str:
+    """Markdown table of results, and of settings with the reason why they have no result."""
+    header = [*HEADER, *(COMPILED_HEADER if with_compiled else ())]
+    lines = [header, [':--'] * 4 + ['--:'] * (len(header) - 4)]
+    for row in rows:
+        cells = measured(row, with_compiled) if isinstance(row, Result) else unmeasured(*row)
+        lines.append(cells + [''] * (len(header) - len(cells)))
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def measured(result: Result, with_compiled: bool) -> list[str]:
+    """Cells of a result."""
+    ours, noise = result.speed_up(), result.speed_up(AGAIN)
+    memory = [f'{result.bytes[name] / 2**20:.1f}' for name in (REFERENCE, OURS)]
+    cells = [
+        *names(result.settings),
+        ', '.join(result.forms) or '–',
+        *(number(result.milliseconds(name)) for name in (REFERENCE, OURS)),
+        f'**{ours.median:.2f}** [{ours.lower:.2f}, {ours.upper:.2f}]',
+        f'{result.speed_up(clock="wall").median:.2f}',
+        f'{noise.median:.2f} [{noise.lower:.2f}, {noise.upper:.2f}]',
+        ' → '.join(memory),
+        f'{max(result.errors.values()):.0e}' if result.errors else '–',
+    ]
+    if with_compiled:
+        for name in (COMPILED, OURS_COMPILED):
+            cells.append(f'{result.speed_up(name).median:.2f}' if name in result.samples else '–')
+        share = result.copy_share
+        cells.append('–' if share is None else f'{100 * share:.0f} %')
+    return cells
+
+
+def unmeasured(settings: Settings, reason: str) -> list[str]:
+    """Cells of settings that were not measured."""
+    return [*names(settings), reason]
+
+
+def names(settings: Settings) -> list[str]:
+    """What was measured, in cells."""
+    return [settings.name, settings.mode, settings.map_name]
+
+
+def number(value: float) -> str:
+    """Three digits that count.
+
+    >>> [number(value) for value in (0.01234, 5.678, 123.4, 4567.8)]
+    ['0.0123', '5.68', '123', '4568']
+    """
+    return f'{value:.3g}' if value < 1000 else f'{value:.0f}'
+
+
+def machine(device: str = 'cpu') -> dict[str, Any]:
+    """What the measurement ran on."""
+    found = dict(
+        processor=processor(),
+        cores=os.cpu_count(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        system=platform.platform(),
+    )
+    if device.startswith('cuda'):
+        found['gpu'] = torch.cuda.get_device_name(device)
+        found['cuda'] = torch.version.cuda
+    return found
+
+
+def processor() -> str:
+    """Name of the processor."""
+    try:
+        text = Path('/proc/cpuinfo').read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r'^model name\s*:\s*(.+)$', text, re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def describe_machine(found: Mapping[str, Any]) -> str:
+    """The machine in one line."""
+    gpu = f'{found["gpu"]} with CUDA {found["cuda"]}, ' if 'gpu' in found else ''
+    return (
+        f'{gpu}{found["cores"]} × {found["processor"]}, Python {found["python"]}, '
+        f'torch {found["torch"]}'
+    )
+
+
+def today() -> str:
+    """The date, as in a text."""
+    return datetime.date.today().isoformat()
+
+
+def write_json(path: str | Path, results: Sequence[Result], command: str, device: str) -> None:
+    """Write all results with their settings, the machine, the date and the command."""
+    record = dict(
+        command=command,
+        date=today(),
+        machine=machine(device),
+        results=[result.record() for result in results],
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + '\n')
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines between which a generated part of a document stands."""
+    return f'<!-- begin {name}: generated, do not edit -->', f'<!-- end {name} -->'
+
+
+def rewrite(path: str | Path, name: str, text: str) -> None:
+    """Replace the generated part of a document.
+
+    Raises:
+        ValueError: If the document has no such part, or its markers are not a pair.
+    """
+    path = Path(path)
+    check_markers(path, name)
+    begin, end = markers(name)
+    document = path.read_text(encoding='utf-8')
+    before, rest = document.split(begin)
+    after = rest.split(end)[1]
+    path.write_text(f'{before}{begin}\n\n{text.strip()}\n\n{end}{after}', encoding='utf-8')
+
+
+def check_markers(path: str | Path, name: str) -> None:
+    """Check that a document has the part.
+
+    Raises:
+        ValueError: If its markers do not stand there once each, in their order.
+    """
+    document = Path(path).read_text(encoding='utf-8')
+    begin, end = markers(name)
+    counts = (document.count(begin), document.count(end))
+    if counts != (1, 1) or document.index(begin) > document.index(end):
+        raise ValueError(f'{path} must hold the lines {begin!r} and {end!r} once each, in order')
