@@ -2,13 +2,15 @@
 
 import inspect
 import math
-from collections import defaultdict
+import re
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from test_configs import CONFIGS, every, library, scope_of
 from test_short_training import short_run
@@ -104,6 +106,33 @@ def test_a_recipe_of_mmdet_takes_them_too(tmp_path):
     cfg = Config.fromfile(with_options(tmp_path, recipe, FOR_DETECTORS))
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.optimizer.fused
     assert cfg.model.backbone.with_cp and cfg.model.backbone.depth == 50
+
+
+def test_the_documents_snippet_adds_every_option(tmp_path):
+    library('mmdet')
+    root = OPTIONS.parents[2]
+    text = (root / 'docs' / 'training_options.md').read_text(encoding='utf-8')
+    (snippet,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    (tmp_path / 'mine.py').write_text(snippet.replace('PATH/TO/mmlska', str(root)))
+    recipe = path_of('mask-rcnn_van-lska-tiny_fpn_1x_coco')
+    expected = Config.fromfile(
+        with_options(tmp_path, recipe, FOR_DETECTORS, 'train_dataloader = dict(num_workers=16)')
+    )
+    assert Config.fromfile(tmp_path / 'mine.py').to_dict() == expected.to_dict()
+    assert {*Config.fromfile(OPTIONS)} == {*FOR_DETECTORS}
+    assert all(f'| `{option}` |' in text for option in FOR_DETECTORS)
+
+
+def test_the_documents_command_lines_set_what_the_options_set(tmp_path):
+    library('mmdet')
+    root = OPTIONS.parents[2]
+    text = (root / 'docs' / 'training_options.md').read_text(encoding='utf-8')
+    given = dict(re.findall(r'([a-z_.\d]+)=(\S+)', text.split('```shell')[1].split('```')[0]))
+    options = Config.fromfile(OPTIONS)
+    for name in ('bf16', 'fused_optimizer', 'with_cp', 'faster_coco'):
+        for key, value in leaves(options[name].to_dict()).items():
+            assert given.pop(key) == str(value)
+    assert not given
 
 
 def test_no_option_has_the_name_of_a_setting():
@@ -215,6 +244,34 @@ CHECKS = dict(
     loading=check_loading,
     non_blocking=check_non_blocking,
 )
+
+
+@pytest.mark.parametrize('scaled', [False, True])
+def test_fused_adamw_keeps_rates_and_decay_by_parameter_clips_and_scales(scaled, amp_on_the_cpu):
+    recipe = path_of('upernet_van-lska-base_8xb2-160k_ade20k-512x512')
+    settings = Config.fromfile(recipe).optim_wrapper
+    assert settings.paramwise_cfg
+    settings.merge(dict(clip_grad=dict(max_norm=0.1)))
+    if scaled:
+        settings.merge(dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic'))
+    weights = []
+    for options in ({}, Config.fromfile(OPTIONS).fused_optimizer):
+        cfg = Config(dict(optim_wrapper=settings))
+        cfg.merge_from_dict(options)
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            OrderedDict(conv=torch.nn.Conv2d(2, 3, 3), norm=torch.nn.BatchNorm2d(3))
+        )
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        if scaled:
+            wrapper.loss_scaler = torch.amp.GradScaler('cpu')
+        for _ in range(3):
+            wrapper.update_params(model(torch.rand(2, 2, 5, 5)).square().mean())
+        decays = {group['weight_decay'] for group in wrapper.optimizer.param_groups}
+        assert decays == {0.0, 0.01}
+        weights.append(model.state_dict())
+    assert wrapper.optimizer.param_groups[0]['fused']
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.slow
