@@ -18,9 +18,10 @@ from mmlska.checkpoint.van_weights import Trait, describe_van
 from mmlska.checkpoint.warm_start import WarmStart
 from mmlska.models.layers import ConvFFN
 from mmlska.models.layers.build import build_layer, build_plugins
+from mmlska.models.layers.hooks import is_watched
 from mmlska.models.layers.weight_init import init_convs
 from mmlska.models.recompute import recompute
-from mmlska.ops import in_fast_layout
+from mmlska.ops import add_scaled, in_fast_layout
 from mmlska.registry import MODELS
 
 from .base import (
@@ -149,9 +150,17 @@ class VANBlock(nn.Module):
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         branch = self.after_attention(self.attn(self.norm1(x)))
-        x = x + self.drop_path(scale_channels(branch, self.layer_scale_1))
+        x = self._add(x, branch, self.layer_scale_1)
         branch = self.after_ffn(self.mlp(self.norm2(x)))
-        return x + self.drop_path(scale_channels(branch, self.layer_scale_2))
+        return self._add(x, branch, self.layer_scale_2)
+
+    def _add(
+        self, x: torch.Tensor, branch: torch.Tensor, scale: torch.Tensor | None
+    ) -> torch.Tensor:
+        """``x + drop_path(scale * branch)``."""
+        if scale is None or self.drop_path.training or is_watched(self.drop_path):
+            return x + self.drop_path(scale_channels(branch, scale))
+        return add_scaled(x, branch, scale)
 
 
 def scale_channels(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:

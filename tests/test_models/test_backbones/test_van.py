@@ -194,6 +194,21 @@ def test_drop_path_is_the_same_whether_or_not_the_last_stages_are_built():
     assert part.blocks2[0].drop_path.drop_prob == pytest.approx(0.05)
 
 
+@torch.no_grad()
+def test_in_evaluation_drop_path_drops_nothing_but_is_called_where_watched():
+    dropping = nano(drop_path_rate=0.5, layer_scale_init_value=0.5).eval()
+    steady = nano(layer_scale_init_value=0.5).eval()
+    steady.load_state_dict(dropping.state_dict())
+    x, seen = torch.rand(1, 3, 64, 64), []
+    with use_backend('plain'):
+        expected = steady(x)
+    for _ in range(2):
+        for out, wanted in zip(dropping(x), expected, strict=True):
+            assert torch.allclose(out, wanted, atol=1e-5)
+        dropping.blocks4[-1].drop_path.register_forward_hook(lambda *call: seen.append(call))
+    assert len(seen) == 2
+
+
 def test_norm_eval_keeps_the_statistics():
     model = nano(norm_eval=True)
     assert model.train() is model
