@@ -68,6 +68,8 @@ class Facts:
         gpu: Whether PyTorch sees a GPU.
         ops_cuda: CUDA version that mmcv's operators were compiled with, '' if without.
         registry_error: Why ``mmlska.VAN`` is not found through mmengine's registry, '' if it is.
+        operations: How the large kernels are computed here, '' if that is not known.
+        operations_error: Why that cannot be said, '' if it can.
     """
 
     python: tuple[int, ...]
@@ -77,6 +79,8 @@ class Facts:
     gpu: bool = False
     ops_cuda: str = ''
     registry_error: str = ''
+    operations: str = ''
+    operations_error: str = ''
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,18 @@ def collect() -> Facts:
         torch_build, gpu = inspect_torch() if imports.get('torch') == '' else ('', False)
         ops_cuda = inspect_ops() if imports.get('mmcv._ext') == '' else ''
         registry_error = resolve_van()
-    python = sys.version_info[:3]
-    return Facts(python, distributions, imports, torch_build, gpu, ops_cuda, registry_error)
+        operations, operations_error = ('', '') if registry_error else inspect_operations()
+    return Facts(
+        sys.version_info[:3],
+        distributions,
+        imports,
+        torch_build,
+        gpu,
+        ops_cuda,
+        registry_error,
+        operations,
+        operations_error,
+    )
 
 
 def module_exists(name: str) -> bool:
@@ -188,6 +202,16 @@ def resolve_van() -> str:
     return '' if found is not None else 'mmlska.VAN is not in the registry of mmlska.models'
 
 
+def inspect_operations() -> tuple[str, str]:
+    """How the large kernels are computed here, and what prevents an answer."""
+    from mmlska.ops.describe import describe_forms
+
+    try:
+        return describe_forms(), ''
+    except ValueError as error:
+        return '', str(error)
+
+
 def diagnose(facts: Facts) -> list[Finding]:
     """Judge what was collected.
 
@@ -203,6 +227,7 @@ def diagnose(facts: Facts) -> list[Finding]:
         check_opencv(facts),
         check_triton(facts),
         check_registry(facts),
+        check_operations(facts),
     ]
 
 
@@ -332,6 +357,16 @@ def check_registry(facts: Facts) -> Finding:
         else 'repair what stands above'
     )
     return Finding(name, '', facts.registry_error, remedy)
+
+
+def check_operations(facts: Facts) -> Finding:
+    """Say how the large kernels are computed."""
+    name = 'large kernels'
+    if facts.operations_error:
+        return Finding(name, '', facts.operations_error, 'unset MMLSKA_OPS')
+    if not facts.operations:
+        return Finding(name, 'not checked, the registry comes first', absent=True)
+    return Finding(name, facts.operations)
 
 
 def providers(library: Library, facts: Facts) -> list[str]:

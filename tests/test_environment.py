@@ -207,6 +207,15 @@ def test_triton_is_optional_but_described():
     assert '3.6 (cannot be imported: ImportError: no ptxas)' in format_report(diagnose(facts))
 
 
+def test_it_says_how_large_kernels_are_computed():
+    facts = replace(GOOD, operations='on the GPU (H200): kernels in Triton')
+    assert problems(facts) == {}
+    assert 'on the GPU (H200): kernels in Triton' in format_report(diagnose(facts))
+    found = problems(replace(GOOD, operations_error="MMLSKA_OPS is 'gpu', but must be one of"))
+    assert set(found) == {'large kernels'}
+    assert found['large kernels'].remedy == 'unset MMLSKA_OPS'
+
+
 def test_report_ends_with_the_remedies():
     lines = format_report(diagnose(replace(GOOD, imports=without(GOOD.imports, 'cv2'))))
     assert lines.splitlines()[-2:] == [

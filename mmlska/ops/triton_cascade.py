@@ -406,14 +406,13 @@ class _Tiles:
 def tile_shape(channels: int, kept: int, dtype: torch.dtype, device_type: str) -> tuple[int, int]:
     """Lines and channels of a tile: what a warp loads at once is one piece of memory."""
     values = 2 if kept <= MOST_FOR_TWO and dtype != torch.float64 else 1
-    widest = 32 * values
+    # What is interpreted takes its time for each operation, not for each element.
+    widest = 32 * values * (1 if device_type == 'cuda' else 16)
     width = min(triton.next_power_of_2(channels), widest)
     if width == widest and -(-channels // (width // 2)) % 2:
         # Half as wide a tile leaves fewer lanes idle.
         width //= 2
-    # What is interpreted takes its time for each operation, not for each element.
-    elements = NUM_WARPS * widest * (1 if device_type == 'cuda' else 16)
-    return elements // width, width
+    return NUM_WARPS * widest // width, width
 
 
 def number_of_segments(length: int, reach: int, tiles: int, processors: int) -> int:

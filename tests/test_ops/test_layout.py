@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmlska.ops import cpu, in_fast_layout, use_backend
+from mmlska.ops import cpu, gpu, in_fast_layout, use_backend
 
 SIZE = (2, 64, 40, 48)
 
@@ -63,4 +63,31 @@ def test_the_plain_backend_autocast_and_compilers_leave_the_map_alone():
     compiled = torch.compile(lambda x: in_fast_layout(x) + 1, backend='eager', fullgraph=True)
     assert not is_channels_last(compiled(x))
     with torch.backends.mkldnn.flags(enabled=False):
+        assert in_fast_layout(x) is x
+
+
+@pytest.mark.skipif(
+    bool(gpu.why_no_triton(torch.device('cpu'))), reason='Triton does not interpret its kernels'
+)
+def test_where_the_kernels_in_triton_are_wanted_maps_of_all_sizes_become_channels_last():
+    x = torch.randn(2, 3, 4, 5)
+    with use_backend('triton'):
+        assert is_channels_last(in_fast_layout(x))
+        assert is_channels_last(in_fast_layout(x.bfloat16()))
+        assert in_fast_layout(x.int()).is_contiguous()
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda x: in_fast_layout(x) + 1, backend='eager', fullgraph=True)
+        assert is_channels_last(compiled(x))
+    assert in_fast_layout(x) is x
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_large_maps_on_a_gpu_become_channels_last():
+    device = torch.device('cuda')
+    if gpu.why_no_triton(device):
+        pytest.skip(gpu.why_no_triton(device))
+    x = torch.randn(2, 64, 64, 64, device=device)
+    assert is_channels_last(in_fast_layout(x))
+    assert in_fast_layout(x[:, :1, :8, :8]).stride() == x[:, :1, :8, :8].stride()
+    with use_backend('plain'):
         assert in_fast_layout(x) is x
