@@ -480,15 +480,15 @@ def test_a_suite_is_listed_and_documented_without_measuring(tmp_path, capsys, mo
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     path = tmp_path / 'page.md'
     path.write_text('\n'.join(report.markers('gpu')))
-    run.run_suite('gpu', None, None, True, str(path), None, 'command')
+    run.run_suite('gpu', {}, earlier=[], docs=str(path))
     number = sum(map(len, suites.gpu_suite().values()))
     assert capsys.readouterr().out.count('| not measured |') == number
     assert path.read_text().count('| not measured |') == number
     assert 'Nothing was measured yet' in path.read_text()
     with pytest.raises(ValueError, match='no CUDA device'):
-        run.run_suite('gpu', None, None, False, None, None, 'command')
+        run.run_suite('gpu', {})
     with pytest.raises(ValueError, match="no suite 'gup': there are cpu, gpu, maps; did you mean"):
-        run.run_suite('gup', None, None, False, None, None, 'command')
+        run.run_suite('gup', {})
 
 
 def test_a_suite_is_measured_into_document_and_json(tmp_path, capsys, monkeypatch):
@@ -496,13 +496,26 @@ def test_a_suite_is_measured_into_document_and_json(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(suites, 'measure_apart', measure.measure)
     page, record = tmp_path / 'page.md', tmp_path / 'new' / 'record.json'
     page.write_text('\n'.join(report.markers('cpu')))
-    run.run_suite('cpu', None, None, False, str(page), str(record), 'the command')
+    run.run_suite('cpu', {}, docs=str(page), json=str(record), command='the command')
     text = page.read_text()
     assert text.count('| LSKA k=7 | forward | 1×8×12×10 | plain |') == 1
     assert 'Measured by `make bench` on' in text
     found = json.loads(record.read_text())
     assert found['command'] == 'the command' and found['results'][0]['settings']['kernel_size'] == 7
     assert '[1/1] LSKA k=7, forward' in capsys.readouterr().err
+
+    # From the record come the same tables; what it does not hold is not measured.
+    other = TINY.but(mode='train')
+    monkeypatch.setitem(suites.SUITES, 'cpu', lambda data: {'One': [TINY]})
+    run.run_suite('cpu', {}, earlier=[str(record)], docs=str(page))
+    assert page.read_text() == text
+    monkeypatch.setitem(suites.SUITES, 'cpu', lambda data: {'One': [other, TINY]})
+    run.run_suite('cpu', {}, earlier=[str(record)], docs=str(page))
+    assert '| LSKA k=7 | train | 1×8×12×10 | not measured |' in page.read_text()
+    elsewhere = tmp_path / 'elsewhere.json'
+    elsewhere.write_text(record.read_text().replace(found['machine']['processor'], 'abacus'))
+    with pytest.raises(ValueError, match=r'not of one machine: .*abacus'):
+        report.read_json([record, elsewhere])
 
 
 def test_json_holds_settings_machine_and_quartiles(tmp_path):

@@ -40,6 +40,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'--suite {args.suite} has its own cases: leave {args.case!r} out')
     if args.plot and args.suite:
         parser.error('--plot draws a sweep of one case: leave --suite out')
+    if not args.suite and (args.only or args.list or args.earlier):
+        parser.error('--only, --list and --from are for a --suite')
     if args.docs and not args.suite:
         parser.error('--docs takes the tables of a --suite')
     if args.docs and args.only:
@@ -100,6 +102,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add('--suite', help='measure a list of cases, each in a new process: cpu, gpu or maps')
     add('--only', metavar='WORDS', help='of a suite only the tables with these words in the title')
     add('--list', action='store_true', help='only list the cases of the suite')
+    add(
+        '--from',
+        dest='earlier',
+        nargs='+',
+        metavar='FILE',
+        help='fill the tables of the suite with the results of these JSON files, measure nothing',
+    )
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +138,7 @@ def main() -> None:
     with report_errors():
         from mmlska.analysis.benchmark import run
 
-        own = ('suite', 'only', 'list', 'json', 'docs', 'plot', 'against')
+        own = ('suite', 'only', 'list', 'earlier', 'json', 'docs', 'plot', 'against')
         options = {
             name: value
             for name, value in vars(args).items()
@@ -139,9 +148,8 @@ def main() -> None:
             options['shape'] = full_shape(args.shape)
         command = shlex.join(['python', *sys.argv])
         if args.suite:
-            run.run_suite(
-                args.suite, args.data, args.only, args.list, args.docs, args.json, command
-            )
+            earlier = [] if args.list else args.earlier
+            run.run_suite(args.suite, options, args.only, earlier, args.docs, args.json, command)
         elif args.plot:
             run.run_sweep(options, args.against, args.plot, args.json, command)
         else:

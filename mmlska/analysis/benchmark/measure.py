@@ -68,6 +68,7 @@ class Result:
                 speed_up=self.speed_up(name)._asdict(),
                 speed_up_by_the_wall=self.speed_up(name, 'wall')._asdict(),
                 rounds=len(samples),
+                samples=samples,
                 peak_bytes=self.bytes.get(name),
             )
             for name, samples in self.samples.items()
@@ -79,6 +80,25 @@ class Result:
             errors=self.errors,
             copy_share=self.copy_share,
             variants=variants,
+        )
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> 'Result':
+        """The result that a record, read from a JSON file, is of."""
+        settings, variants = dict(record['settings']), record['variants']
+        settings['shape'] = tuple(settings['shape'])
+        return cls(
+            settings=Settings(**settings),
+            samples={
+                name: [Sample(*sample) for sample in variant['samples']]
+                for name, variant in variants.items()
+            },
+            bytes={
+                name: variant['peak_bytes']
+                for name, variant in variants.items()
+                if variant['peak_bytes'] is not None
+            },
+            **{name: record[name] for name in ('clock', 'forms', 'errors', 'copy_share')},
         )
 
 

@@ -134,6 +134,23 @@ def write_json(path: str | Path, results: Sequence[Result], command: str, device
     path.write_text(json.dumps(record, indent=1) + '\n')
 
 
+def read_json(paths: Sequence[str | Path]) -> tuple[list[Result], str]:
+    """Read what :func:`write_json` wrote, from one file or several of one machine.
+
+    Returns:
+        The results, and the machine with the date.
+
+    Raises:
+        ValueError: If the files are not of one machine.
+    """
+    records = [json.loads(Path(path).read_text()) for path in paths]
+    machines = sorted({describe_machine(record['machine']) for record in records})
+    if len(machines) != 1:
+        raise ValueError(f'these results are not of one machine: {"; ".join(machines)}')
+    results = [Result.from_record(result) for record in records for result in record['results']]
+    return results, f'{machines[0]}, {max(record["date"] for record in records)}'
+
+
 def markers(name: str) -> tuple[str, str]:
     """The lines between which a generated part of a document stands."""
     return f'<!-- begin {name}: generated, do not edit -->', f'<!-- end {name} -->'

@@ -80,20 +80,20 @@ def run_sweep(
 
 def run_suite(
     name: str,
-    data: str | None,
-    only: str | None,
-    is_listed: bool,
-    docs: str | None,
-    json: str | None,
-    command: str,
+    options: dict[str, Any],
+    only: str | None = None,
+    earlier: list[str] | None = None,
+    docs: str | None = None,
+    json: str | None = None,
+    command: str = '',
 ) -> None:
-    """Measure a suite and print its tables.
+    """Measure a suite, or look its results up, and print its tables.
 
     Args:
         name: Name of the suite.
-        data: Folder of images for the evaluation, or None.
+        options: ``data``, the folder of images for the evaluation, where there is one.
         only: Words in the titles of the tables that are wanted, or None.
-        is_listed: Whether to list the cases instead of measuring them.
+        earlier: JSON files with earlier results to put into the tables, instead of measuring.
         docs: Document whose part of this name is rewritten, or None.
         json: File to write, or None.
         command: How this was called.
@@ -105,17 +105,18 @@ def run_suite(
         raise ValueError(
             f'no suite {name!r}: there are {", ".join(suites.SUITES)}{nearest(name, suites.SUITES)}'
         )
-    suite = suites.choose_tables(suites.SUITES[name](data), only)
+    suite = suites.choose_tables(suites.SUITES[name](options.get('data')), only)
     device = next(iter(suite.values()))[0].device
     if docs:
         report.check_markers(docs, name)
-    if is_listed:
-        machine, tables = None, suites.list_suite(suite)
+    if earlier is not None:
+        results, machine = report.read_json(earlier) if earlier else ([], None)
+        tables = suites.look_up(suite, results)
     else:
         for settings in itertools.chain(*suite.values()):
             settings.check()
         tables = suites.run_suite(suite, tell)
-        machine = report.describe_machine(report.machine(device))
+        machine = f'{report.describe_machine(report.machine(device))}, {report.today()}'
     text = suites.text_of(name, tables, machine)
     print(text)
     if docs:

@@ -1,7 +1,7 @@
 """Which cases are measured together, and the text that comes of them."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import torch
@@ -176,9 +176,15 @@ def measure_or_tell(settings: Settings) -> Result | tuple[Settings, str]:
         return settings, f'{NOT_MEASURED}: out of memory'
 
 
-def list_suite(suite: Mapping[str, list[Settings]]) -> dict[str, report.Rows]:
-    """All cases of a suite as rows without a result."""
-    return {title: [(one, NOT_MEASURED) for one in cases] for title, cases in suite.items()}
+def look_up(
+    suite: Mapping[str, list[Settings]], results: Sequence[Result]
+) -> dict[str, report.Rows]:
+    """The cases of a suite with those results that were had before."""
+    found = {result.settings: result for result in results}
+    return {
+        title: [found.get(settings, (settings, NOT_MEASURED)) for settings in cases]
+        for title, cases in suite.items()
+    }
 
 
 def choose_tables(suite: Suite, words: str | None) -> Suite:
@@ -204,12 +210,12 @@ def text_of(name: str, tables: Mapping[str, report.Rows], machine: str | None) -
     Args:
         name: Name of the suite.
         tables: Rows by title.
-        machine: What they were measured on; None if they were not.
+        machine: What they were measured on, and when; None if they were not.
     """
     if machine is None:
         lines = [f'Nothing was measured yet. `{COMMANDS[name]}` fills these tables.']
     else:
-        lines = [f'Measured by `{COMMANDS[name]}` on {machine}, {report.today()}.']
+        lines = [f'Measured by `{COMMANDS[name]}` on {machine}.']
     for title, rows in tables.items():
         lines += [f'### {title}', report.table(rows, with_compiled=name == 'gpu')]
     return '\n\n'.join(lines)
