@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench bench-gpu lint clean
+.PHONY: help install check test test-gpu demo bench bench-gpu lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -35,6 +35,9 @@ fail = { printf '\nerror: %s\n' $(1) >&2; exit 1; }
 define HELP
 make test                 install what is missing, run all tests
 make test PYTEST_ARGS=... the same with more options for pytest, e.g. "-m 'not slow'" or "-k van"
+make test-gpu             install what is missing, and run on a CUDA device what only that can show, ten minutes a step:
+                          tests, compute-sanitizer, two benchmarks; results in work_dirs/gpu. tests/check_gpu.sh
+                          --help tells the steps, and how to run them without installing
 make demo                 install what is missing, train and evaluate a small Mask R-CNN on the CPU
 make demo TASK=retinanet  the same for RetinaNet; TASK=segmentation for Semantic FPN
 make demo BACKBONE=...    another backbone: ghostnetv2 or container-light
@@ -111,6 +114,9 @@ check: $(READY)
 # More than one thread in each of the workers only makes them wait for each other.
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-gpu: $(READY)
+	@PYTHON=$(BIN)/python tests/check_gpu.sh
 
 demo: $(READY)
 	@$(BIN)/python demo/train_demo.py --task '$(TASK)' --backbone '$(BACKBONE)' --attention '$(ATTENTION)'
