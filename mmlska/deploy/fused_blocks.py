@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmlska.models.backbones.container import ContainerBlock
-from mmlska.models.backbones.van import VANBlock, scale_channels
+from mmlska.models.backbones.van import VANBlock
 from mmlska.models.layers import ContextAggregation, MixedAffinity
 from mmlska.models.layers.context_aggregation import weighted_mean
 from mmlska.models.layers.mixed_affinity import attend
@@ -59,7 +59,7 @@ class FusedVANBlock(nn.Module):
         if not len(self.after_ffn) and self.layer_scale_2 is not None:
             self.mlp.fc2 = fold_after(self.mlp.fc2, scale(self.layer_scale_2))
             self.layer_scale_2 = None
-        self.register_buffer('skip', _as_map(skip, like=self.proj_2.weight))
+        self.register_buffer('skip', skip.to(self.proj_2.weight))
         self.register_buffer('last_skip', None)
 
     def end_with(self, affine: Affine) -> bool:
@@ -67,17 +67,19 @@ class FusedVANBlock(nn.Module):
         if len(self.after_ffn):
             return False
         self.mlp.fc2 = fold_after(self.mlp.fc2, affine)
-        self.last_skip = _as_map(affine.factor, like=self.mlp.fc2.weight)
+        self.last_skip = affine.factor.to(self.mlp.fc2.weight)
         return True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
         gated = self.spatial_gating_unit(self.activation(self.proj_1(x)))
-        y = torch.addcmul(self.proj_2(gated), x, self.skip)
+        y = add_scaled(self.proj_2(gated), x, self.skip)
         if len(self.after_attention):
-            y = x + scale_channels(self.after_attention(y), self.layer_scale_1)
-        branch = scale_channels(self.after_ffn(self.mlp(y)), self.layer_scale_2)
-        return add_skip(branch, y, self.last_skip)
+            y = add_scaled(x, self.after_attention(y), self.layer_scale_1)
+        branch = self.after_ffn(self.mlp(y))
+        if self.layer_scale_2 is not None:
+            return add_scaled(y, branch, self.layer_scale_2)
+        return add_scaled(branch, y, self.last_skip)
 
 
 class FusedContainerBlock(nn.Module):
@@ -108,14 +110,14 @@ class FusedContainerBlock(nn.Module):
     def end_with(self, affine: Affine) -> bool:
         """Take in the norm that follows the block."""
         self.mlp.fc2 = fold_after(self.mlp.fc2, affine)
-        self.last_skip = _as_map(affine.factor, like=self.mlp.fc2.weight)
+        self.last_skip = affine.factor.to(self.mlp.fc2.weight)
         return True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
         x = self.pos_embed(x)
         x = x + self.conv2(self.mix(self.conv1(x)))
-        return add_skip(self.mlp(x), x, self.last_skip)
+        return add_scaled(self.mlp(x), x, self.last_skip)
 
 
 class FusedMix(nn.Module):
@@ -131,12 +133,12 @@ class FusedMix(nn.Module):
         super().__init__()
         self.static = static
         self.num_heads = num_heads
-        self.register_buffer('alpha', _as_map(alpha, like=static.weight))
+        self.register_buffer('alpha', alpha.detach().to(static.weight))
 
     def forward(self, qkv: torch.Tensor) -> torch.Tensor:
         """Map queries, keys and values ``(N, 3 C, H, W)`` to ``(N, C, H, W)``."""
         value = qkv.chunk(3, dim=1)[2]
-        return torch.addcmul(self.static(value), attend(qkv, self.num_heads), self.alpha)
+        return add_scaled(self.static(value), attend(qkv, self.num_heads), self.alpha)
 
 
 class FusedMixedAffinity(nn.Module):
@@ -180,10 +182,6 @@ class FusedContextAggregation(nn.Module):
         return torch.addcmul(x, gate.sigmoid(), self.context(mean))
 
 
-def add_skip(x: torch.Tensor, skipped: torch.Tensor, factor: torch.Tensor | None) -> torch.Tensor:
-    """``x + skipped``, or ``x + factor * skipped`` with one factor a channel."""
-    return x + skipped if factor is None else torch.addcmul(x, skipped, factor)
-
-
-def _as_map(factor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return factor.detach().to(like)[:, None, None]
+def add_scaled(x: torch.Tensor, other: torch.Tensor, factor: torch.Tensor | None) -> torch.Tensor:
+    """``x + factor * other`` in one pass, with one factor a channel or for all; None is 1."""
+    return x + other if factor is None else torch.addcmul(x, other, factor[:, None, None])

@@ -19,9 +19,11 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 
 from mmlska.models.backbones.container import ContainerBlock, ContainerLight
-from mmlska.models.backbones.van import VAN, VANBlock
+from mmlska.models.backbones.ghostnetv2 import GhostNetV2
+from mmlska.models.backbones.van import VAN, PatchEmbed, VANBlock
 from mmlska.models.layers import ContextAggregation, MixedAffinity
 from mmlska.models.layers.dfc_attention import DFCGate
+from mmlska.models.layers.ghost import GhostBottleneck
 from mmlska.models.layers.hooks import is_watched
 from mmlska.models.layers.large_kernel_attention import _DepthwiseGate
 
@@ -79,14 +81,8 @@ def list_unfolded(model: nn.Module) -> dict[str, str]:
     reasons = {name: _reason(module) for name, module in model.named_modules() if is_norm(module)}
     for name, module in model.named_modules():
         if isinstance(module, FusedVANBlock):
-            kept = [
-                key
-                for key in ('layer_scale_1', 'layer_scale_2')
-                if getattr(module, key) is not None
-            ]
-            reasons |= {
-                f'{name}.{key}': 'a plugin stands between it and the branch' for key in kept
-            }
+            for own, _ in module.named_parameters(name, recurse=False):
+                reasons[own] = 'a plugin stands between it and the branch'
     return reasons
 
 
@@ -126,9 +122,17 @@ def _fold(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     for name, child in list(module._modules.items()):
         if child is not None:
             setattr(module, name, _fold(child, done))
-    rule = next((rule for kind, rule in RULES.items() if isinstance(module, kind)), fold_traced)
+    rule = next((rule for kind, rule in RULES.items() if _computes_as(module, kind)), fold_traced)
     done[module] = rule(module)
     return done[module]
+
+
+def _computes_as(module: nn.Module, kind: type) -> bool:
+    """Whether it is of a class, or of a derived one that does not compute something else."""
+    return isinstance(module, kind) and all(
+        getattr(type(module), name, None) is getattr(kind, name, None)
+        for name in ('forward', '_forward', 'forward_stage', '_aggregate')
+    )
 
 
 def fold_traced(module: nn.Module) -> nn.Module:
@@ -149,10 +153,14 @@ def fold_conv_module(module: ConvModule) -> nn.Module:
     return module
 
 
-def fold_dfc_gate(gate: DFCGate) -> nn.Module:
-    """The gate with each of its norms in the convolution before it."""
-    fold_pairs(gate, [('0', '1'), ('2', '3'), ('4', '5')])
-    return gate
+def fold_known_pairs(*pairs: tuple[str, str]) -> Callable[[nn.Module], nn.Module]:
+    """Rule for a class of which these children follow upon each other, see :func:`fold_pairs`."""
+
+    def rule(module: nn.Module) -> nn.Module:
+        fold_pairs(module, pairs)
+        return module
+
+    return rule
 
 
 def fold_gate(gate: _DepthwiseGate) -> nn.Module:
@@ -204,7 +212,10 @@ RULES = {
     _DepthwiseGate: fold_gate,
     ContextAggregation: fold_layer(FusedContextAggregation),
     MixedAffinity: fold_layer(FusedMixedAffinity),
-    DFCGate: fold_dfc_gate,
+    DFCGate: fold_known_pairs(('0', '1'), ('2', '3'), ('4', '5')),
+    GhostBottleneck: fold_known_pairs(('conv_dw', 'bn_dw')),
+    GhostNetV2: fold_known_pairs(('conv_stem', 'bn1')),
+    PatchEmbed: fold_known_pairs(('projection', 'norm')),
     VANBlock: fold_block,
     ContainerBlock: fold_block,
     VAN: fold_van,

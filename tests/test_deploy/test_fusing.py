@@ -20,6 +20,7 @@ from torch import nn
 from mmlska.deploy import fuse, fusing, list_unfolded
 from mmlska.engine.config import load_config
 from mmlska.models import VAN, ContainerLight, GhostNetV2
+from mmlska.models.backbones.van import VANBlock
 
 KINDS = {
     'LKA': dict(kernel_size=11),
@@ -315,6 +316,22 @@ def test_unusual_modules_of_mmcv_give_the_same(options):
     folded = folds_exactly(trained(module), 1, 4, 9, 9)
     foldable = options in (dict(efficient_conv_bn_eval=True), dict(padding_mode='reflect'))
     assert bool(batch_norms(folded)) == (not foldable)
+
+
+def test_a_derived_class_that_computes_something_else_is_not_taken_for_its_base():
+    class Doubled(VANBlock):
+        def _forward(self, x):
+            return super()._forward(self.norm1(x))
+
+    class Same(VANBlock):
+        pass
+
+    for kind in (Doubled, Same):
+        model = trained(van())
+        for stage in (model.blocks1, model.blocks2):
+            stage[0].__class__ = kind
+        folded = folds_exactly(model, 1, 3, 33, 40)
+        assert isinstance(folded.blocks1[0], Doubled) == (kind is Doubled)
 
 
 def test_watched_modules_are_left_alone():

@@ -166,8 +166,9 @@ class GhostNetV2(StagedBackbone):
 
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """Run the groups of blocks, and before the first the stem."""
-        # The blocks make wide maps of narrow ones: all images from 64 x 64 on were faster.
-        x = in_fast_layout(x, least=2**12)
+        if x.device.type == 'cpu':
+            # The blocks make wide maps of narrow ones: all images from 64 x 64 on were faster.
+            x = in_fast_layout(x, least=2**12)
         if index == 0:
             x = F.relu(self.bn1(self.conv_stem(x)))
         for group in self.groups(index):
