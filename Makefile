@@ -125,8 +125,8 @@ demo: $(READY)
 BENCH = OMP_NUM_THREADS=1 $(BIN)/python tools/analysis_tools/benchmark.py
 bench: $(READY)
 	@$(BENCH) --suite cpu $(if $(BENCH_DATA),--data '$(BENCH_DATA)') --docs docs/benchmarks.md --json work_dirs/benchmark/cpu.json
-	@$(BENCH) layer --shape 1 64 64 64 --rounds 7 --max-seconds 1 --plot docs/images/time_against_kernel_size.png
-	@$(BENCH) layer --kernel-size 23 --rounds 7 --max-seconds 3 --against input-size --plot docs/images/time_against_input_size.png
+	@$(BENCH) layer --shape 1 64 64 64 --rounds 7 --max-seconds 0.5 --plot docs/images/time_against_kernel_size.png
+	@$(BENCH) layer --kernel-size 23 --rounds 7 --max-seconds 2 --against input-size --plot docs/images/time_against_input_size.png
 
 bench-gpu: $(READY)
 	@$(BENCH) --suite gpu --docs docs/benchmarks.md --json work_dirs/benchmark/gpu.json

@@ -33,10 +33,10 @@ def cpu_suite(data: str | None = None) -> Suite:
     Args:
         data: Folder of images for the evaluation, see :class:`Settings`.
     """
-    layer = Settings('layer', rounds=15, max_seconds=4)
-    block = Settings('block', kernel_size=23, rounds=9, max_seconds=5)
-    backbone = Settings('backbone', kernel_size=23, rounds=5, max_seconds=10)
-    whole = Settings('detector', config=DEMO, shape=(4, 3, 128, 128), rounds=7, max_seconds=8)
+    layer = Settings('layer', rounds=15, max_seconds=3)
+    block = Settings('block', kernel_size=23, rounds=9, max_seconds=4)
+    backbone = Settings('backbone', kernel_size=23, rounds=5, max_seconds=8)
+    whole = Settings('detector', config=DEMO, shape=(4, 3, 128, 128), rounds=7, max_seconds=5)
     others = {'LKA': 23, 'LSKATrivial': 23, 'LKATrivial': 23, 'DFCAttention': 5}
     return {
         'LSKA, one layer': [
