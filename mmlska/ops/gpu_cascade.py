@@ -210,12 +210,15 @@ def _fake_operator_backward(grad, between, x, parameters, biased, dilations, nee
 def _save(ctx, inputs, output):
     x, parameters, *ctx.settings = inputs
     ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, output[1], *parameters)
 
 
 def _differentiate(ctx, grad, _):
     x, between, *parameters = ctx.saved_tensors
     biased, dilations = ctx.settings
+    if grad is None:
+        return None, [None] * len(parameters), None, None
     needed = [ctx.needs_input_grad[0], *ctx.needs_input_grad[1]]
     if torch.is_grad_enabled():
         call = x, *_split(parameters, biased), dilations, _spread_flags(needed, biased)

@@ -1,0 +1,86 @@
+"""Compile the kernels of the cascade for GPUs, without one; run as a script.
+
+The arguments are kernel sizes of LSKA. Prints a line for each: capability, dtype, kernel size,
+march, kernel, registers, bytes of the stack, where values lie that found no register, and the
+number of loads of 16 bits.
+"""
+
+import re
+import sys
+
+import torch
+import triton
+from cascades import shapes
+from compiled_gelu import NAMES, resources
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mmlska.ops import triton_cascade
+from mmlska.ops.marches import plan
+
+MAPS = ('x', 'y', 'g', 'gx')
+PARAMETERS = ('w1', 'b1', 'w2', 'b2', 'wa', 'ba')
+NOT_SPECIALIZED = ('num_lines', 'lines', 'length', 'segment')
+
+
+def constants_of(kernel, march, dtype):
+    """What is known when a march over a map of 64 channels is compiled."""
+    back = 'g' in kernel.arg_names
+    kept = march.kept_backward(True, True) if back else march.kept_forward()
+    lines, channels = triton_cascade.tile_shape(64, kept, dtype, 'cuda')
+    k1, d1, k2, d2 = triton_cascade._sizes(march)
+    across = march.across
+    return dict(
+        K1=k1,
+        D1=d1,
+        K2=k2,
+        D2=d2,
+        KA=across.size if across else 0,
+        DA=across.dilation if across else 1,
+        FOR_INPUT=True,
+        FOR_WEIGHTS=True,
+        LINES=lines,
+        CHANNELS=channels,
+        AHEAD=triton_cascade.AHEAD_BACK if back else triton_cascade.AHEAD,
+        DTYPE=triton_cascade.SUMS[torch.float32],
+        **({} if across else dict(wa=None, ba=None, b2=None)),
+    )
+
+
+def compile_kernel(kernel, march, dtype, capability):
+    constants = constants_of(kernel, march, dtype)
+    signature, attributes = {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = 'constexpr'
+            continue
+        is_map, is_sum = name in MAPS, name in (*PARAMETERS, 'partial')
+        signature[name] = f'*{NAMES[dtype]}' if is_map else '*fp32' if is_sum else 'i32'
+        if name not in NOT_SPECIALIZED:
+            attributes[(place,)] = [['tt.divisibility', 16]]
+    constants = {name: constants[name] for name in signature if name in constants}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    target = GPUTarget('cuda', capability, 32)
+    return triton.compile(source, target=target, options=triton_cascade.OPTIONS)
+
+
+def narrow_loads(compiled):
+    """Number of loads of a single value of half precision."""
+    return len(re.findall(r'ld\.global\S*[a-z]16\b', compiled.asm['ptx']))
+
+
+def main(kernel_sizes):
+    for capability in (90, 80):
+        for dtype in (torch.bfloat16, torch.float32):
+            for kernel_size in kernel_sizes:
+                for i, march in enumerate(plan(*shapes('LSKA', kernel_size))):
+                    for name in ('_march_kernel', '_march_back_kernel'):
+                        kernel = getattr(triton_cascade, name)
+                        compiled = compile_kernel(kernel, march, dtype, capability)
+                        labels = capability, NAMES[dtype], kernel_size, i, name
+                        found = *resources(compiled), narrow_loads(compiled)
+                        print(*labels, *found, sep='\t')
+
+
+if __name__ == '__main__':
+    main([int(argument) for argument in sys.argv[1:]])

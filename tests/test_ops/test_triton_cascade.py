@@ -1,0 +1,525 @@
+"""The kernels in Triton: on a GPU where there is one, else interpreted on the CPU."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cascades import cast, make, relative_error, with_gradients
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from mmlska.ops import depthwise_cascade, gpu, gpu_cascade, use_backend
+
+DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+if gpu.why_no_triton(DEVICE):
+    pytest.skip(f'no kernels on {DEVICE}: {gpu.why_no_triton(DEVICE)}', allow_module_level=True)
+triton_cascade = pytest.importorskip('mmlska.ops.triton_cascade')
+
+on_gpu = pytest.mark.skipif(DEVICE.type != 'cuda', reason='needs a GPU')
+ALLOWED = {torch.float64: 1e-12, torch.float32: 1e-5}
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+# Map, batch, channels and layout, such that each occurs with several of the others.
+MAPS = [
+    ((25, 40), 1, 5, NHWC),
+    ((13, 17), 2, 32, NHWC),
+    ((5, 13), 2, 65, NCHW),
+    ((1, 9), 1, 32, NCHW),
+    ((7, 1), 2, 5, NHWC),
+    ((1, 1), 1, 65, NHWC),
+    ((13, 17), 1, 1, NCHW),
+]
+LEGAL = [3, 7, 11, 15, 19, 23, 29, 35, 41, 47, 53, 59, 65]
+CASES = [
+    *(('LSKA', 23, *place) for place in MAPS),
+    *(('LSKA', 7, *place) for place in MAPS[1:4]),
+    *(('LSKATrivial', 7, *place) for place in MAPS[1:5]),
+    *(('one row', 23, *place) for place in MAPS[2:4]),
+    *(('one dilated column', 7, *place) for place in MAPS[3:]),
+]
+
+
+def runs(call):
+    """Whether the kernels compute a call, and not the plain form."""
+    return gpu_cascade.can_run(*cast(DEVICE, *call))
+
+
+def typical_error(found, exact):
+    """Root of the mean square. The largest error of a few values is a matter of luck."""
+    return (found.to(exact) - exact).square().mean().sqrt().item()
+
+
+def check(kind, kernel_size, size, batch, channels, layout, dtypes=ALLOWED):
+    call = make(kind, kernel_size, channels, size, batch)
+    assert runs(call)
+    expected = with_gradients('plain', *call)
+    for dtype in dtypes:
+        found = with_gradients('triton', *cast(DEVICE, *cast(dtype, *call)), layout)
+        for value, truth in zip(found, expected, strict=True):
+            assert value.dtype == dtype
+            assert value.device.type == DEVICE.type
+            assert relative_error(value, truth) <= ALLOWED[dtype], (size, batch, channels, layout)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Many programs and segments even for a small map."""
+    monkeypatch.setattr(triton_cascade, 'tile_shape', lambda *_: (2, 8))
+    monkeypatch.setattr(triton_cascade, 'processors', lambda *_: 1000)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_equals_the_plain_form_with_all_gradients(case):
+    check(*case)
+
+
+@pytest.mark.parametrize('kernel_size', LEGAL)
+def test_every_legal_kernel_size(kernel_size):
+    check('LSKA', kernel_size, (3, 11), 1, 3, NHWC, [torch.float64])
+
+
+@on_gpu
+@pytest.mark.parametrize('case', MAPS)
+@pytest.mark.parametrize('kernel_size', LEGAL)
+def test_every_legal_kernel_size_on_every_map(kernel_size, case):
+    check('LSKA', kernel_size, *case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', MAPS[:3])
+@pytest.mark.parametrize(('kind', 'kernel_size'), [('LSKA', 65), ('LSKA', 53), ('LSKATrivial', 65)])
+def test_large_kernels_on_large_maps(kind, kernel_size, case):
+    check(kind, kernel_size, *case)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'kernel_size', 'size'),
+    [('LSKA', 3, (9, 2)), ('LSKA', 7, (3, 33)), ('LSKATrivial', 7, (17, 2))],
+)
+def test_lines_may_be_cut_into_segments_and_maps_into_tiles(small_tiles, kind, kernel_size, size):
+    tiles = []
+    original = triton_cascade._Tiles.__init__
+
+    def note(self, *arguments):
+        original(self, *arguments)
+        tiles.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_cascade._Tiles, '__init__', note)
+        check(kind, kernel_size, size, 1, 9, NHWC, [torch.float64])
+    length, segment = 2, 4
+    assert any(tile.geometry[length] > tile.geometry[segment] for tile in tiles)
+    assert all(tile.along_channels == 2 for tile in tiles)
+
+
+def test_a_segment_is_never_shorter_than_what_it_computes_anew():
+    for length, reach, tiles in itertools.product([1, 9, 40, 320], [0, 1, 11, 32], [1, 50, 10**6]):
+        number = triton_cascade.number_of_segments(length, reach, tiles, 132)
+        assert number >= 1
+        assert number == 1 or length // number > 2 * reach
+        assert number == 1 or (number - 1) * tiles < 132 * triton_cascade.PROGRAMS
+
+
+@pytest.mark.parametrize('channels', [1, 5, 32, 64, 65, 160, 320, 512])
+@pytest.mark.parametrize('kept', [20, 100])
+def test_tiles_waste_few_channels(channels, kept):
+    lines, width = triton_cascade.tile_shape(channels, kept, torch.bfloat16, 'cuda')
+    threads = 32 * triton_cascade.NUM_WARPS
+    assert lines * width in (threads, 2 * threads)
+    assert -(-channels // width) * width < max(2 * channels, channels + 32)
+    assert channels % 32 or -(-channels // width) * width == channels
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('kernel_size', [7, 23])
+def test_half_precision_is_as_exact_as_the_plain_form(dtype, kernel_size):
+    call = cast(dtype, *make('LSKA', kernel_size, channels=16, size=(13, 17)))
+    truth = with_gradients('plain', *cast(torch.float64, *call))
+    plain = with_gradients('plain', *cast(DEVICE, *call))
+    found = with_gradients('triton', *cast(DEVICE, *call))
+    for value, reference, exact in zip(found, plain, truth, strict=True):
+        assert value.dtype == dtype
+        assert typical_error(value, exact) <= 1.5 * typical_error(reference, exact)
+
+
+@pytest.mark.parametrize('absent', [(0,), (1,), (2,), (3,), (0, 1, 2, 3)])
+def test_biases_may_be_absent(absent):
+    x, weights, biases, dilations = cast(DEVICE, *make('LSKA', 7, size=(6, 7)))
+    biases = [None if i in absent else bias.requires_grad_() for i, bias in enumerate(biases)]
+    leaves = [weight.requires_grad_() for weight in weights] + [b for b in biases if b is not None]
+    results = []
+    for name in ('triton', 'plain'):
+        with use_backend(name):
+            out = depthwise_cascade(x, weights, biases, dilations)
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
+    for found, expected in zip(*results, strict=True):
+        assert relative_error(found, expected) <= 1e-12
+
+
+@pytest.mark.parametrize('kind', ['LSKA', 'LSKATrivial', 'one row'])
+def test_frozen_parameters_take_no_gradients_and_change_no_others(kind):
+    x, weights, biases, dilations = cast(DEVICE, *make(kind, 7, size=(4, 5), batch=1))
+    tensors = [x, *weights, *biases]
+    complete = with_gradients('plain', x, weights, biases, dilations)[1:]
+    for trained in range(len(tensors)):
+        leaves = [t.detach().clone().requires_grad_(i == trained) for i, t in enumerate(tensors)]
+        split = 1 + len(weights)
+        with use_backend('triton'):
+            out = depthwise_cascade(leaves[0], leaves[1:split], leaves[split:], dilations)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+        out.backward(grad.to(out))
+        present = [leaf.grad is not None for leaf in leaves]
+        assert present == [i == trained for i in range(len(tensors))]
+        assert relative_error(leaves[trained].grad, complete[trained]) <= 1e-12
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+@pytest.mark.parametrize('layout', [NCHW, NHWC])
+def test_keeps_the_layout_and_leaves_its_inputs_alone(layout, channels):
+    call = make('LSKA', 7, channels=channels, size=(6, 5))
+    x, weights, biases, dilations = cast(DEVICE, *call)
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    kept = [t.detach().clone() for t in (x, *weights, *biases)]
+    with use_backend('triton'):
+        out = depthwise_cascade(x, weights, biases, dilations)
+    grad = torch.randn_like(out)
+    kept_grad = grad.clone()
+    (for_input,) = torch.autograd.grad(out, x, grad)
+    assert out.is_contiguous(memory_format=layout)
+    assert for_input.is_contiguous(memory_format=layout)
+    assert torch.equal(grad, kept_grad)
+    assert all(map(torch.equal, (x, *weights, *biases), kept))
+
+
+@pytest.mark.parametrize('layout', [NCHW, NHWC])
+def test_takes_maps_weights_and_gradients_that_lie_anyhow_in_memory(layout):
+    x, weights, biases, dilations = cast(DEVICE, *make('LSKA', 7, channels=6, size=(10, 12)))
+    weights, biases = [weight[::2] for weight in weights], [bias[::2] for bias in biases]
+    assert not weights[0].is_contiguous()
+    view = (slice(None), slice(None, None, 2), slice(None, None, 2), slice(1, None, 2))
+    expected = with_gradients('plain', x[view], weights, biases, dilations)
+    leaf = x.contiguous(memory_format=layout).requires_grad_()
+    with use_backend('triton'):
+        out = depthwise_cascade(leaf[view], weights, biases, dilations)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    turned = grad.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+    (found,) = torch.autograd.grad(out, leaf, turned)
+    assert relative_error(out.detach(), expected[0]) <= 1e-12
+    assert relative_error(found[view], expected[1]) <= 1e-12
+
+
+@pytest.mark.parametrize('axis', [0, 2, 3])
+def test_maps_may_lie_beyond_what_32_bits_count(axis):
+    # Memory that nobody touches costs nothing on a CPU, so that a map may be spread out.
+    x, weights, biases, dilations = cast(DEVICE, *make('LSKA', 3, 2, (3, 3), dtype=torch.bfloat16))
+    far = 2**31 + 16
+    strides = [60, 1, 20, 4]
+    strides[axis] = far
+    last = sum((side - 1) * stride for side, stride in zip(x.shape, strides, strict=True))
+    try:
+        memory = torch.empty(last + 1, dtype=x.dtype, device=DEVICE)
+    except RuntimeError as error:
+        pytest.skip(f'not enough memory: {error}')
+    spread = memory.as_strided(x.shape, strides)
+    spread.copy_(x)
+    with use_backend('triton'):
+        expected = depthwise_cascade(x, weights, biases, dilations)
+        assert torch.equal(depthwise_cascade(spread, weights, biases, dilations), expected)
+
+
+@on_gpu
+def test_maps_of_more_than_2_to_the_31_elements():
+    if torch.cuda.mem_get_info()[0] < 40 * 2**30:
+        pytest.skip('needs 40 GiB of GPU memory')
+    _, weights, biases, dilations = cast(DEVICE, *make('LSKA', 7, 64, dtype=torch.bfloat16))
+    size = (2**31 // (64 * 4096) + 1, 64, 64, 64)
+    x = torch.randn(size, dtype=torch.bfloat16, device=DEVICE).contiguous(memory_format=NHWC)
+    weights = [weight.requires_grad_() for weight in weights]
+    with use_backend('triton'):
+        out = depthwise_cascade(x, weights, biases, dilations)
+        last = depthwise_cascade(x[-1:], weights, biases, dilations)
+        assert torch.equal(out[-1:], last)
+        for_first = torch.autograd.grad(out[-1].float().square().sum(), weights)
+        expected = torch.autograd.grad(last.float().square().sum(), weights)
+    for found, truth in zip(for_first, expected, strict=True):
+        assert relative_error(found, truth) <= 1e-2
+
+
+def test_gradients_of_gradients():
+    call = cast(DEVICE, *make('LSKA', 3, channels=2, size=(3, 2), batch=1))
+    x, weights, biases, dilations = call
+    leaves = [t.requires_grad_() for t in (x, *weights, *biases)]
+    number = len(weights)
+
+    def run(x, *parameters):
+        with use_backend('triton'):
+            return depthwise_cascade(x, parameters[:number], parameters[number:], dilations)
+
+    def run_operator(x, *parameters):
+        biased = [True] * number
+        return torch.ops.mmlska.depthwise_cascade(x, list(parameters), biased, dilations)[0]
+
+    for function in (run, run_operator):
+        assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+def test_two_runs_give_the_same_bits(small_tiles):
+    call = cast(DEVICE, *cast(torch.float32, *make('LSKA', 3, channels=9, size=(7, 2))))
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = with_gradients('triton', *call), with_gradients('triton', *call)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(map(torch.equal, first, second))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'kernel_size'),
+    [('LKA', 7), ('LKATrivial', 7), ('dilated rows', 7), ('LSKATrivial', 99)],
+)
+def test_other_cascades_and_kernels_beyond_the_registers_are_plain(kind, kernel_size):
+    local = 11 if kernel_size == 99 else kernel_size
+    x, weights, biases, dilations = make(kind, local)
+    if kernel_size == 99:
+        weights = [torch.randn(3, 1, 1, 99).double(), torch.randn(3, 1, 99, 1).double()]
+    call = cast(DEVICE, x, weights, biases, dilations)
+    assert not runs(call)
+    with use_backend('triton'):
+        found = depthwise_cascade(*call)
+    with use_backend('plain'):
+        assert torch.equal(found, depthwise_cascade(*call))
+
+
+def test_what_does_not_belong_together_fails_as_in_pytorch():
+    x, weights, biases, dilations = cast(DEVICE, *make('LSKA', 7))
+    with use_backend('triton'):
+        with pytest.raises(RuntimeError, match='channels'):
+            depthwise_cascade(x[:, :2], weights, biases, dilations)
+        with pytest.raises(RuntimeError, match=r'[Tt]ype|dtype'):
+            depthwise_cascade(x.float(), weights, biases, dilations)
+
+
+def test_maps_without_elements():
+    x, weights, biases, dilations = cast(DEVICE, *make('LSKA', 7))
+    weights = [weight.requires_grad_() for weight in weights]
+    with use_backend('triton'):
+        out = depthwise_cascade(x[:0], weights, biases, dilations)
+    assert out.shape == (0, *x.shape[1:])
+    assert not any(grad.any() for grad in torch.autograd.grad(out.sum(), weights))
+
+
+def test_autocast_casts_the_map_and_keeps_the_parameters():
+    call = cast(torch.float32, *make('LSKA', 7, channels=8, size=(9, 8)))
+    truth = with_gradients('plain', *cast(torch.float64, *call))
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        found = with_gradients('triton', *cast(DEVICE, *call))
+        plain = with_gradients('plain', *cast(DEVICE, *call))
+    assert found[0].dtype == torch.bfloat16
+    assert {value.dtype for value in found[1:]} == {torch.float32}
+    for value, reference, exact in zip(found, plain, truth, strict=True):
+        assert typical_error(value, exact) <= 1.5 * typical_error(reference, exact)
+
+
+class Cascade(nn.Module):
+    """LSKA's cascade with the biases that a test wants."""
+
+    def __init__(self, biased=(True, True, True, True)):
+        super().__init__()
+        _, weights, biases, self.dilations = make('LSKA', 7, channels=4, dtype=torch.float32)
+        self.weights = nn.ParameterList(weights)
+        self.biases = nn.ParameterList(b for b, flag in zip(biases, biased, strict=True) if flag)
+        self.biased = biased
+        self.to(DEVICE)
+
+    def forward(self, x):
+        rest = iter(self.biases)
+        biases = [next(rest) if flag else None for flag in self.biased]
+        return depthwise_cascade(x, list(self.weights), biases, self.dilations)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+
+
+def random_map(*size, layout=NHWC):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(size, generator=generator).to(DEVICE).contiguous(memory_format=layout)
+
+
+def gradients(model, x):
+    x = x.clone().requires_grad_()
+    out = model(x)
+    return [out.detach(), *torch.autograd.grad(out.square().sum(), [x, *model.parameters()])]
+
+
+@pytest.mark.parametrize(
+    ('biased', 'layout'), [((True,) * 4, NHWC), ((True, False, True, False), NCHW)]
+)
+def test_the_operator_keeps_the_rules_of_operators(biased, layout):
+    model = Cascade(biased)
+    x = random_map(2, 4, 5, 6, layout=layout)
+    parameters = [p.detach() for p in model.parameters()]
+    operators = torch.ops.mmlska
+    forward = operators.depthwise_cascade.default
+    settings = list(biased), model.dilations
+    for trained in (x, parameters[0]):
+        trained.requires_grad_()
+        torch.library.opcheck(forward, (x, parameters, *settings))
+        trained.requires_grad_(False)
+    _, between = forward(x, parameters, *settings)
+    needed = [True] + [i % 2 == 0 for i in range(len(parameters))]
+    arguments = (x, between, x, parameters, *settings, needed)
+    torch.library.opcheck(operators.depthwise_cascade_backward.default, arguments)
+
+
+@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+def test_compiled_graphs_call_the_operator_and_give_the_same(backend):
+    model = Cascade((True, True, False, True))
+    x = random_map(1, 4, 6, 5)
+    with use_backend('triton'):
+        compiled = torch.compile(model, fullgraph=True, backend=backend)
+        expected = gradients(model, x)
+        found = gradients(lambda_module(compiled, model), x)
+    assert all(map(torch.equal, found, expected))
+
+
+def lambda_module(compiled, model):
+    """A compiled model with the parameters of the one that it was made of."""
+    compiled.parameters = model.parameters
+    return compiled
+
+
+def called_by(model, x):
+    """Names of the functions in the graph that a compiler sees."""
+    graphs = []
+
+    def note(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch.compile(model, fullgraph=True, backend=note)(x)
+    return {str(node.target) for node in graphs[0].graph.nodes if node.op == 'call_function'}
+
+
+def test_compilers_see_what_the_backend_says():
+    model, x = Cascade(), random_map(1, 4, 5, 6)
+    with use_backend('triton'):
+        assert 'mmlska.depthwise_cascade' in called_by(model, x)
+    torch._dynamo.reset()
+    with use_backend('plain'):
+        assert not any('mmlska' in name for name in called_by(model, x))
+    torch._dynamo.reset()
+    with use_backend('auto'):
+        chosen = any('mmlska' in name for name in called_by(model, x))
+    assert chosen == (DEVICE.type == 'cuda')
+
+
+def test_compiled_once_for_maps_of_all_sizes():
+    model = Cascade()
+    counter = torch._dynamo.testing.CompileCounter()
+    with use_backend('triton'), torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend=counter, dynamic=True)
+        for size in ((2, 4, 5, 6), (3, 4, 7, 5), (2, 4, 9, 4)):
+            assert torch.equal(compiled(random_map(*size)), model(random_map(*size)))
+    assert counter.frame_count == 1
+
+
+def test_compiled_under_autocast():
+    model, x = Cascade(), random_map(1, 4, 5, 6)
+    with use_backend('triton'), torch.autocast(DEVICE.type, torch.bfloat16):
+        out = torch.compile(model, fullgraph=True, backend='aot_eager')(x)
+        expected = model(x)
+        settings = [True] * 4, model.dilations
+        direct = torch.ops.mmlska.depthwise_cascade(x, list(model.parameters()), *settings)[0]
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, expected)
+    assert torch.equal(direct, expected)
+
+
+def test_exported_programs_call_the_operator():
+    model, x = Cascade(), random_map(2, 4, 5, 6)
+    sides = {2: torch.export.Dim('height', min=2), 3: torch.export.Dim('width', min=2)}
+    with use_backend('triton'):
+        program = torch.export.export(model, (x,), dynamic_shapes=(sides,))
+        other = random_map(2, 4, 8, 3)
+        assert torch.equal(program.module()(other), model(other))
+    assert 'mmlska.depthwise_cascade' in str(program.graph)
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    model, x = Cascade(), random_map(1, 4, 6, 5)
+    with use_backend('triton'):
+        expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+        again = checkpoint(model, x, use_reentrant=False)
+        found = torch.autograd.grad(again.square().sum(), list(model.parameters()))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_tracers_and_transforms_see_the_plain_form(monkeypatch):
+    model, x = Cascade(), random_map(3, 4, 5, 6)[:, None]
+    monkeypatch.setattr(gpu_cascade, 'run', lambda *_: pytest.fail('the kernels ran'))
+    with use_backend('triton'):
+        torch.func.vmap(model)(x)
+        torch.func.grad(lambda x: model(x).sum())(x[0])
+        torch.func.jvp(model, (x[0],), (x[1],))
+        torch.jit.trace(model, x[0], check_trace=False)
+
+
+def test_distributed_training_gives_the_same_gradients():
+    if not torch.distributed.is_available():
+        pytest.skip('this PyTorch has no torch.distributed')
+    model, x = Cascade(), random_map(1, 4, 6, 5)
+    with use_backend('triton'):
+        expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(model)
+        with use_backend('triton'):
+            wrapped(x).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for parameter, grad in zip(model.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, grad)
+
+
+@on_gpu
+def test_a_cuda_graph_replays_it():
+    model, x = Cascade(), random_map(2, 4, 20, 24)
+    with use_backend('triton'):
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                gradients(model, x)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = gradients(model, x)
+        x.copy_(random_map(2, 4, 20, 24).flip(0))
+        graph.replay()
+        expected = gradients(model, x)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.slow
+def test_compiled_for_gpus_every_value_has_a_register(tmp_path):
+    script = Path(__file__).with_name('compiled_cascade.py')
+    environment = {**os.environ, 'TRITON_CACHE_DIR': str(tmp_path), 'TRITON_INTERPRET': '0'}
+    command = [sys.executable, str(script), '7', '23', '65']
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kernels = [line.split('\t') for line in done.stdout.splitlines()]
+    assert len(kernels) == 2 * 2 * 3 * 2 * 2
+    spilled = [kernel for kernel in kernels if kernel[6] != '0']
+    assert not spilled
+    # What a thread takes two positions of, it loads at once.
+    narrow = [kernel for kernel in kernels if kernel[2] in ('7', '23') and kernel[7] != '0']
+    assert not narrow
+    # Forward, three programs of four warps and more fit on a multiprocessor of 65536 registers.
+    forward = [kernel for kernel in kernels if kernel[4] == '_march_kernel']
+    assert max(int(kernel[5]) for kernel in forward) <= 168
