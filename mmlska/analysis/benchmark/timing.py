@@ -204,7 +204,8 @@ def _allocations(profile: torch.profiler.profile) -> list[int]:
 
 def copy_bandwidth(device: torch.device, dtype: torch.dtype, megabytes: int) -> float:
     """Bytes a second, read and written, of the copy of a large tensor: the median of nine."""
-    source = torch.ones(megabytes * 2**20 // dtype.itemsize, dtype=dtype, device=device)
+    itemsize = torch.empty((), dtype=dtype).element_size()
+    source = torch.ones(megabytes * 2**20 // itemsize, dtype=dtype, device=device)
     target = torch.empty_like(source)
     samples = time_rounds({'copy': lambda: target.copy_(source)}, 9, device)['copy']
     return 2 * source.nbytes / statistics.median(sample.busy for sample in samples)
