@@ -1,5 +1,11 @@
 from .bands import in_bands
-from .dispatch import BACKENDS, depthwise_cascade, depthwise_gelu, use_backend
+from .dispatch import (
+    BACKENDS,
+    depthwise_cascade,
+    depthwise_gelu,
+    may_fuse_gelu,
+    use_backend,
+)
 from .layout import in_fast_layout
 from .residual import add_scaled
 
@@ -10,5 +16,6 @@ __all__ = [
     'depthwise_gelu',
     'in_bands',
     'in_fast_layout',
+    'may_fuse_gelu',
     'use_backend',
 ]

@@ -102,10 +102,15 @@ def depthwise_gelu(
         Tensor: Map ``(N, C, H, W)`` in the memory layout of ``x``.
     """
     call = x, [weight], [bias], [1]
-    if not triton_is_usable(x.device):
+    if not may_fuse_gelu(x.device):
         return plain_gelu.run(*call)
     choose = _form_for_compiler if is_compiling() else _form_for
     return choose(*call, CONV_GELU).run(*call)
+
+
+def may_fuse_gelu(device: torch.device) -> bool:
+    """Whether :func:`depthwise_gelu` has a fast form for a device, so that asking may pay."""
+    return triton_is_usable(device)
 
 
 @contextmanager

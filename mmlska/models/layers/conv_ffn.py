@@ -2,7 +2,7 @@ import torch
 from mmcv.cnn import build_activation_layer
 from torch import nn
 
-from mmlska.ops import depthwise_gelu, in_bands
+from mmlska.ops import depthwise_gelu, in_bands, may_fuse_gelu
 
 from .hooks import is_watched
 from .weight_init import init_convs
@@ -52,7 +52,12 @@ class ConvFFN(nn.Module):
     def _mix(self, x: torch.Tensor) -> torch.Tensor:
         """Depth-wise convolution and activation, in one operation where nobody watches them."""
         conv, act = self.dwconv, self.act
-        is_known = type(conv) is nn.Conv2d and type(act) is nn.GELU and act.approximate == 'none'
-        if not is_known or torch.jit.is_tracing() or is_watched(conv, act):
-            return act(conv(x))
-        return depthwise_gelu(x, conv.weight, conv.bias)
+        if may_fuse_gelu(x.device) and _is_plain_pair(conv, act) and not is_watched(conv, act):
+            return depthwise_gelu(x, conv.weight, conv.bias)
+        return act(conv(x))
+
+
+def _is_plain_pair(conv: nn.Module, act: nn.Module) -> bool:
+    """Whether these are a convolution and the exact GELU, and no tracer wants to see them."""
+    is_gelu = type(act) is nn.GELU and act.approximate == 'none'
+    return type(conv) is nn.Conv2d and is_gelu and not torch.jit.is_tracing()

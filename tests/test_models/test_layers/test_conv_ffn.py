@@ -80,6 +80,7 @@ def test_an_activation_that_sees_the_map_sees_the_whole(bands_everywhere):
 @pytest.fixture
 def asked(monkeypatch):
     """Maps of which the convolution and GELU were asked for in one operation."""
+    monkeypatch.setattr(conv_ffn, 'may_fuse_gelu', lambda device: True)
     maps = []
 
     def note(x, weight, bias):
@@ -103,6 +104,12 @@ def test_convolution_and_gelu_are_one_operation_unless_watched(asked):
     traced = torch.jit.trace(ffn, x, check_trace=False)
     assert torch.equal(traced(x), expected)
     assert len(asked) == 1 and len(seen) == 2
+
+
+def test_devices_without_a_fast_form_are_not_asked(asked, monkeypatch):
+    monkeypatch.setattr(conv_ffn, 'may_fuse_gelu', lambda device: False)
+    ConvFFN(4, 8)(torch.randn(1, 4, 5, 6))
+    assert not asked
 
 
 @pytest.mark.parametrize('act_cfg', [dict(type='GELU', approximate='tanh'), dict(type='ReLU')])
