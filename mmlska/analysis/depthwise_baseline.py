@@ -185,7 +185,8 @@ def measure(
                 name: 1e3 * timing.Spread.of(sample.busy for sample in taken).median
                 for name, taken in samples.items()
             }
-            copied = 2 * dtype.itemsize * torch.Size(case.shape).numel()
+            size = torch.empty((), dtype=dtype).element_size()
+            copied = 2 * size * torch.Size(case.shape).numel()
             yield Row(case, direction, times, kernels, 1e3 * copied / bandwidths[dtype])
 
 
