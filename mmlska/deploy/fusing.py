@@ -63,7 +63,7 @@ def fuse(model: nn.Module) -> nn.Module:
         ValueError: If the model, or a part of it, is in training mode or folded already.
     """
     _check(model)
-    fused = _fold(revert_sync_batchnorm(copy.deepcopy(model)), {})
+    fused = _fold(revert_sync_batchnorm(_copied(model)), {})
     fused = as_folded(fused.requires_grad_(False)).eval()
     _tell(list_unfolded(fused))
     return fused
@@ -110,6 +110,12 @@ def _check(model: nn.Module) -> None:
                 f'{which} in training mode, but fuse() folds running statistics: '
                 'call model.eval() first'
             )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    # The process groups of SyncBN cannot be copied, and are not needed.
+    kept = [getattr(m, key, None) for m in model.modules() for key in ('group', 'process_group')]
+    return copy.deepcopy(model, {id(group): group for group in kept if group is not None})
 
 
 def _fold(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:

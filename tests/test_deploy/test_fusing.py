@@ -5,12 +5,14 @@ import pickle
 
 import pytest
 import torch
+import torch.distributed as dist
 from folding_laws import (
     NANO,
     batch_norms,
     count_operations,
     folds_exactly,
     largest_error,
+    relative_error,
     trained,
 )
 from mmcv.cnn import ConvModule
@@ -316,6 +318,24 @@ def test_unusual_modules_of_mmcv_give_the_same(options):
     folded = folds_exactly(trained(module), 1, 4, 9, 9)
     foldable = options in (dict(efficient_conv_bn_eval=True), dict(padding_mode='reflect'))
     assert bool(batch_norms(folded)) == (not foldable)
+
+
+def test_the_synchronised_norms_of_mmcv_are_folded(tmp_path):
+    pytest.importorskip('mmcv._ext')
+    from mmcv.ops import SyncBatchNorm
+
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        norm = SyncBatchNorm(4)
+        model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), norm))
+        folded = fuse(model)
+    finally:
+        dist.destroy_process_group()
+    plain = nn.BatchNorm2d(4).eval()
+    plain.load_state_dict(norm.state_dict())
+    x = torch.randn(1, 3, 8, 8)
+    assert relative_error(folded(x), plain(model[0](x))) < 1e-6
+    assert not batch_norms(folded) and model[1] is norm
 
 
 def test_a_derived_class_that_computes_something_else_is_not_taken_for_its_base():
