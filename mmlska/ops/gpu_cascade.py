@@ -15,7 +15,7 @@ import torch
 from . import operators, plain
 from .calls import is_autocast, is_compiling, layout_of, needs_gradients
 from .gpu import takes
-from .marches import MOST_KEPT, plan_of
+from .marches import plan_of
 
 Biases = Sequence[torch.Tensor | None]
 # Elements of the smallest map, in inference and in training, for which this form is taken. Not
@@ -28,7 +28,7 @@ def can_run(
     x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Biases, dilations: Sequence[int]
 ) -> bool:
     """Whether this form computes the cascade as the plain one does."""
-    return takes(x, weights, biases) and _is_known(weights, dilations)
+    return takes(x, weights, biases) and bool(plan_of(weights, dilations))
 
 
 def wins(
@@ -56,12 +56,6 @@ def run(
     if needs_gradients(x, *weights, *biases):
         return _Cascade.apply(x, tuple(dilations), *weights, *biases)
     return _forward(x, weights, biases, dilations)[0]
-
-
-def _is_known(weights, dilations):
-    """Whether marches compute the cascade, each with what it can keep in registers."""
-    steps = plan_of(weights, dilations)
-    return bool(steps) and max(step.kept_at_least() for step in steps) <= MOST_KEPT
 
 
 class _Cascade(torch.autograd.Function):

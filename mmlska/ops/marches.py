@@ -7,10 +7,13 @@ the first vertical one. A bias that is constant on the map becomes, through a co
 zeros beyond the border, one that depends on the column: the second march adds that one instead.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+
+from .calls import is_compiling, is_plain_tensor
 
 ROWS, COLUMNS = 3, 2
 # Values that a thread keeps for one position without running out of its 255 registers.
@@ -90,8 +93,15 @@ def plan(kernels: Sequence[tuple[int, int]], dilations: Sequence[int]) -> tuple[
 
     Returns:
         tuple[March, ...]: One or two marches; none if the cascade is not of these: a row or a
-            column; a row, then a column; row, column, row, column.
+            column; a row, then a column; row, column, row, column; nor if a kernel is so long that
+            a thread has too few registers for what it keeps.
     """
+    marches = _arrange(kernels, dilations)
+    fit = all(march.kept_at_least() <= MOST_KEPT for march in marches)
+    return marches if fit else ()
+
+
+def _arrange(kernels, dilations):
     heights, widths = [k[0] for k in kernels], [k[1] for k in kernels]
     sizes = [max(kernel) for kernel in kernels]
     if any(size % 2 == 0 for size in heights + widths):
@@ -117,4 +127,10 @@ def plan(kernels: Sequence[tuple[int, int]], dilations: Sequence[int]) -> tuple[
 
 def plan_of(weights: Sequence[torch.Tensor], dilations: Sequence[int]) -> tuple[March, ...]:
     """:func:`plan` for kernels ``(C, 1, kh, kw)``."""
-    return plan([tuple(weight.shape[2:]) for weight in weights], dilations)
+    # Compilers warn of what remembers, and symbols cannot be remembered.
+    plain = bool(weights) and is_plain_tensor(weights[0]) and not is_compiling()
+    find = _remembered_plan if plain else plan
+    return find(tuple(tuple(weight.shape[2:]) for weight in weights), tuple(dilations))
+
+
+_remembered_plan = functools.lru_cache(maxsize=256)(plan)

@@ -394,13 +394,17 @@ class _Tiles:
         images, channels, *sides = x.shape
         length, lines = sides[steps.axis - 2], sides[3 - steps.axis]
         tile_lines, tile_channels = tile_shape(channels, kept, x.dtype, x.device.type)
-        self.along_channels = triton.cdiv(channels, tile_channels)
-        whole = self.along_channels * triton.cdiv(images * lines, tile_lines)
+        self.along_channels = _divide_up(channels, tile_channels)
+        whole = self.along_channels * _divide_up(images * lines, tile_lines)
         segments = number_of_segments(length, steps.reach, whole, processors(x.device))
-        segment = triton.cdiv(length, segments) if length else 1
-        self.number = whole * triton.cdiv(length, segment)
+        segment = _divide_up(length, segments) if length else 1
+        self.number = whole * _divide_up(length, segment)
         self.geometry = (images * lines, lines, length, channels, segment)
         self.shape = (tile_lines, tile_channels, ahead, SUMS[_sum_dtype(x)])
+
+
+def _divide_up(number: int, divisor: int) -> int:
+    return -(-number // divisor)
 
 
 def tile_shape(channels: int, kept: int, dtype: torch.dtype, device_type: str) -> tuple[int, int]:
@@ -408,8 +412,8 @@ def tile_shape(channels: int, kept: int, dtype: torch.dtype, device_type: str) -
     values = 2 if kept <= MOST_FOR_TWO and dtype != torch.float64 else 1
     # What is interpreted takes its time for each operation, not for each element.
     widest = 32 * values * (1 if device_type == 'cuda' else 16)
-    width = min(triton.next_power_of_2(channels), widest)
-    if width == widest and -(-channels // (width // 2)) % 2:
+    width = min(1 << (channels - 1).bit_length(), widest)
+    if width == widest and _divide_up(channels, width // 2) % 2:
         # Half as wide a tile leaves fewer lanes idle.
         width //= 2
     return NUM_WARPS * widest // width, width
@@ -422,7 +426,7 @@ def number_of_segments(length: int, reach: int, tiles: int, processors: int) -> 
     others compute, is never more than itself.
     """
     most = max(1, length // (2 * reach + 1))
-    return min(most, -(-PROGRAMS * processors // max(1, tiles)))
+    return min(most, _divide_up(PROGRAMS * processors, max(1, tiles)))
 
 
 @functools.cache

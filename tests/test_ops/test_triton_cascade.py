@@ -514,7 +514,7 @@ def test_compiled_for_gpus_every_value_has_a_register(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kernels = [line.split('\t') for line in done.stdout.splitlines()]
-    assert len(kernels) == 2 * 2 * 3 * 2 * 2
+    assert len(kernels) == (3 + 2) * 2 * 2 * 2
     spilled = [kernel for kernel in kernels if kernel[6] != '0']
     assert not spilled
     # What a thread takes two positions of, it loads at once.
