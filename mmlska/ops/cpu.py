@@ -13,6 +13,7 @@ The sides are padded with zeros to multiples of the dilation, once for the casca
 convolution sees beyond the border anyway, provided that the padding is zero again before each one.
 """
 
+import functools
 import math
 import platform
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ CHANNELS_LAST = torch.channels_last
 SMALLEST = 2**15
 # Elements of a map that, with the maps made of it, stays in the cache. Its memory is used again for
 # the next slice, where that of large maps is asked for anew, page by page.
-IN_SLICE = 2**18
+IN_SLICE = 2**19
 
 
 def can_run(
@@ -52,9 +53,11 @@ def wins(
     x: torch.Tensor, weights: Sequence[torch.Tensor], dilations: Sequence[int], training: bool
 ) -> bool:
     """Whether this form is clearly the faster one where it was measured."""
-    if x.numel() < SMALLEST or not is_measured(x):
+    if x.numel() < SMALLEST:
         return False
-    return x.numel() >= _least_elements(x, weights, dilations, training)
+    kernels = tuple([weight.shape[2:] for weight in weights])
+    least = _least_elements(kernels, tuple(dilations), training, layout_of(x))
+    return x.numel() >= least and is_measured(x)
 
 
 def is_measured(x: torch.Tensor) -> bool:
@@ -68,15 +71,25 @@ def is_measured(x: torch.Tensor) -> bool:
     )
 
 
-def _least_elements(x, weights, dilations, training):
+@functools.lru_cache(maxsize=256)
+def _least_elements(
+    kernels: tuple[tuple[int, int], ...],
+    dilations: tuple[int, ...],
+    training: bool,
+    layout: torch.memory_format,
+) -> float:
     """From which size of the map on this form wins, measured on an AMD EPYC (Zen 4)."""
-    kernels = [tuple(weight.shape[2:]) for weight in weights]
-    dilated = [k for k, d in zip(kernels, dilations, strict=True) if d > 1 and max(k) > 1]
-    if any(min(kernel) > 1 for kernel in dilated):
-        return 2**16 if training else SMALLEST
+    dilated = [(k, d) for k, d in zip(kernels, dilations, strict=True) if d > 1 and max(k) > 1]
     if dilated:
-        return 2**16 if training else 2**18
-    if layout_of(x) == CHANNELS_LAST:
+        square = any(min(kernel) > 1 for kernel, _ in dilated)
+        # Forward, oneDNN is fast for dilated kernels too as long as they are short.
+        long = any((max(kernel) - 1) * dilation >= 16 for kernel, dilation in dilated)
+        if training:
+            return 2**16 if long else 2**18
+        if not long:
+            return math.inf
+        return SMALLEST if square else 2**17
+    if layout == CHANNELS_LAST:
         # The kernels are oneDNN's fast cases already, but for the gradient of a horizontal one.
         rows = training and any(height == 1 < width for height, width in kernels)
         return 2**17 if rows else math.inf
@@ -196,10 +209,11 @@ def _padded_size(size, weights, dilations, training):
 
 def _pad(x, size):
     """The map in channels_last with zeros up to a size; itself if there is nothing to do."""
-    x = to_channels_last(x)
     height, width = x.shape[2:]
     if (height, width) == tuple(size):
-        return x
+        return to_channels_last(x)
+    if x.is_contiguous():
+        x = to_channels_last(x)
     padded = torch.empty(
         (*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=CHANNELS_LAST
     )

@@ -164,21 +164,24 @@ def _form_for(x, weights, biases, dilations, operation=CASCADE) -> ModuleType:
     name = chosen_backend()
     if name == 'plain' or not is_plain_tensor(x):
         return operation.plain
-    tensors = [x, *weights, *(bias for bias in biases if bias is not None)]
-    training = needs_gradients(*tensors)
+    call = x, weights, biases, dilations
+    training = needs_gradients(x, *weights, *biases)
     # What excludes most calls stands first: on small maps the choice itself takes time.
     for candidate, form in operation.fast.items():
-        if (
-            name in ('auto', candidate)
-            and form.can_run(x, weights, biases, dilations)
-            and (name == candidate or form.wins(x, weights, dilations, training))
-            and not is_transformed()
-            and all(map(is_plain_tensor, tensors))
-        ):
+        is_wanted = name == candidate or (
+            name == 'auto' and form.wins(x, weights, dilations, training)
+        )
+        if is_wanted and form.can_run(*call) and _are_seen_by_nobody(weights, biases):
             _tell(operation.name, candidate, x.device, x.dtype, x.shape, training)
             return form
     _tell(operation.name, 'plain', x.device, x.dtype, x.shape, training)
     return operation.plain
+
+
+def _are_seen_by_nobody(weights, biases) -> bool:
+    """Whether a call is no more than that: without tracers, transforms and special tensors."""
+    parameters = [*weights, *(bias for bias in biases if bias is not None)]
+    return not is_transformed() and all(map(is_plain_tensor, parameters))
 
 
 def _check_name(name: str, source: str) -> str:
