@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmlska.ops.calls import is_compiling
+
 
 def recompute(module: nn.Module, function: Callable, x: torch.Tensor) -> torch.Tensor:
     """Call ``function(x)`` now, and again in the backward pass instead of keeping activations.
@@ -18,6 +20,9 @@ def recompute(module: nn.Module, function: Callable, x: torch.Tensor) -> torch.T
         function (Callable): Maps a tensor to a tensor.
         x (torch.Tensor): Its input.
     """
+    if is_compiling():
+        # What compilers recompute has no side effects, and they take no contexts.
+        return checkpoint(function, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), kept_statistics(module)

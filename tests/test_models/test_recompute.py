@@ -39,6 +39,29 @@ def test_two_steps_with_recomputation_train_the_same_model(build):
         torch.testing.assert_close(value, expected[key], rtol=1e-9, atol=1e-12, msg=key)
 
 
+def test_compiled_recomputation_is_one_graph_and_counts_a_batch_once():
+    plain = VAN(
+        dict(embed_dims=[4, 8], depths=[1, 1], ffn_ratios=[2, 2]),
+        patch_sizes=(7, 3),
+        out_indices=(0, 1),
+    )
+    saving = VAN(plain.arch_settings, patch_sizes=(7, 3), out_indices=(0, 1), with_cp=True)
+    saving.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    torch._dynamo.reset()
+    compiled = torch.compile(saving, backend='aot_eager', fullgraph=True)
+    for model in (plain, compiled):
+        sum(out.square().mean() for out in model(x)).backward()
+    expected = plain.state_dict()
+    for key, value in saving.state_dict().items():
+        torch.testing.assert_close(value, expected[key], msg=key)
+    gradients = dict(plain.named_parameters())
+    for key, parameter in saving.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, gradients[key].grad, rtol=1e-3, atol=1e-6, msg=key
+        )
+
+
 def test_statistics_follow_again_after_the_backward_pass():
     norm = nn.BatchNorm2d(2)
     x = torch.rand(4, 2, 3, 3, requires_grad=True)
