@@ -115,6 +115,18 @@ def test_a_large_map_takes_the_fast_form_where_it_was_measured(said, monkeypatch
     assert forms(said) == ['cpu', 'plain']
 
 
+@pytest.mark.parametrize(
+    ('size', 'training', 'form'), [(5, False, 'plain'), (5, True, 'cpu'), (7, False, 'cpu')]
+)
+def test_short_dilated_kernels_are_plain_forward(said, monkeypatch, size, training, form):
+    monkeypatch.setattr(dispatch.FAST_FORMS['cpu'].platform, 'machine', lambda: 'x86_64')
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip('this PyTorch was built without oneDNN')
+    x = torch.randn(1, 32, 96, 96, requires_grad=training)
+    depthwise_cascade(x, [torch.randn(32, 1, 1, size)], [None], [3])
+    assert forms(said) == [form]
+
+
 def test_without_onednn_it_is_plain(said):
     with torch.backends.mkldnn.flags(enabled=False):
         run(*make())
