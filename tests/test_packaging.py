@@ -231,11 +231,14 @@ def pins(python):
 @pytest.mark.parametrize('python', PYTHONS)
 def test_constraints_pin_what_the_extras_ask_for(setup_cfg, python):
     chosen = pins(python)
-    assert 'torch' not in chosen
+    # PyTorch, and Triton, whose version some builds of PyTorch dictate.
+    free = {'torch', 'triton'}
+    assert not free & set(chosen)
     for extra in ('onedl', 'pretrain', 'export', 'demo', 'dev'):
         for line in requirement_lines(setup_cfg['options.extras_require'][extra]):
             requirement = requirements.Requirement(line)
-            assert requirement.specifier.contains(chosen[requirement.name]), line
+            if requirement.name not in free:
+                assert requirement.specifier.contains(chosen[requirement.name]), line
 
 
 @pytest.mark.parametrize('python', PYTHONS)

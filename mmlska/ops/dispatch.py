@@ -171,7 +171,7 @@ def _form_for(x, weights, biases, dilations, operation=CASCADE) -> ModuleType:
         is_wanted = name == candidate or (
             name == 'auto' and form.wins(x, weights, dilations, training)
         )
-        if is_wanted and form.can_run(*call) and _are_seen_by_nobody(weights, biases):
+        if is_wanted and _are_seen_by_nobody(weights, biases) and form.can_run(*call):
             _tell(operation.name, candidate, x.device, x.dtype, x.shape, training)
             return form
     _tell(operation.name, 'plain', x.device, x.dtype, x.shape, training)

@@ -8,6 +8,8 @@ from torch import nn
 
 from mmlska.ops import cpu, depthwise_cascade, use_backend
 
+pytestmark = pytest.mark.usefixtures('rounding_of_a_gpu')
+
 FAST = ['cpu']
 KINDS = ['LSKA', 'LKA', 'LSKATrivial', 'LKATrivial', 'one row', 'dilated rows']
 KERNEL_SIZES = [7, 11, 23, 35, 41, 53]

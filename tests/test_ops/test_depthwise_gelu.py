@@ -17,6 +17,8 @@ triton = pytest.importorskip('triton')
 
 from mmlska.ops import gpu_gelu, triton_gelu  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures('rounding_of_a_gpu')
+
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device('cuda' if ON_GPU else 'cpu')
 # Size, channels and batch; interpreted kernels take their time.

@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mmlska.ops import depthwise_cascade, gpu, gpu_cascade, use_backend
 
+pytestmark = pytest.mark.usefixtures('rounding_of_a_gpu')
+
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 if gpu.why_no_triton(DEVICE):
     pytest.skip(f'no kernels on {DEVICE}: {gpu.why_no_triton(DEVICE)}', allow_module_level=True)
