@@ -1,6 +1,6 @@
 """The cascade by PyTorch's own convolutions, one by one: the truth that every other form equals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,12 @@ def backward(
     biases: Sequence[torch.Tensor | None],
     dilations: Sequence[int],
     needed: Sequence[bool],
+    run: Callable[..., torch.Tensor] = run,
 ) -> list[torch.Tensor | None]:
     """Gradients of the map, the weights and the biases with a graph of their own.
 
     Every form falls back on it for gradients of gradients. ``needed`` has a flag for each; the
-    others are None.
+    others are None. ``run`` is the plain form to differentiate.
     """
     leaves = [x, *weights, *biases]
     inputs = [tensor for tensor, flag in zip(leaves, needed, strict=True) if flag]

@@ -29,10 +29,4 @@ def backward(
 
     ``needed`` has a flag for each; the others are None.
     """
-    leaves = [x, weight, bias]
-    inputs = [tensor for tensor, flag in zip(leaves, needed, strict=True) if flag]
-    # Parameters may have a higher precision than the map, as under autocast.
-    own = [None if tensor is None else tensor.to(x.dtype) for tensor in leaves]
-    out = run(own[0], own[1:2], own[2:], [1])
-    found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
-    return [next(found) if flag else None for flag in needed]
+    return plain.backward(grad, x, [weight], [bias], [1], needed, run)
