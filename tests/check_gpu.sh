@@ -79,7 +79,7 @@ sanitize() {
 
 for name in "${steps[@]}"; do
     case $name in
-        tests) step tests "$PYTHON" -m pytest -q tests/test_ops tests/test_models/test_layers tests/test_models/test_backbones/test_van.py \
+        tests) step tests "$PYTHON" -m pytest -q tests/test_ops tests/test_layers tests/test_models/test_backbones/test_van.py \
             --junitxml "$out/tests.xml" ;;
         memcheck | racecheck) sanitize "$name" ;;
         baseline)

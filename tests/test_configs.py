@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 
 from mmlska.analysis.complexity import count_classifier, count_model, default_shape
 from mmlska.engine import check_channels
+from mmlska.layers import decompose_kernel
 from mmlska.models import VAN
-from mmlska.models.layers import decompose_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = [

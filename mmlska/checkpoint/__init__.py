@@ -4,7 +4,7 @@ Importing this package makes mmengine read checkpoint files through :func:`load_
 :func:`load_from_http`, so that ``init_cfg`` and ``load_from`` take every format listed there.
 """
 
-from .naming import NAMINGS, rename_keys, to_mmlska, to_naming
+from .naming import NAMINGS, to_mmlska, to_naming
 from .reading import (
     CheckpointError,
     load_from_http,
@@ -13,7 +13,7 @@ from .reading import (
     register_loaders,
     unwrap,
 )
-from .whole_loading import WholeLoading
+from .strict_loading import WholeLoading
 
 __all__ = [
     'NAMINGS',
@@ -23,7 +23,6 @@ __all__ = [
     'load_from_local',
     'read_checkpoint',
     'register_loaders',
-    'rename_keys',
     'to_mmlska',
     'to_naming',
     'unwrap',

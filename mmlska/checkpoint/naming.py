@@ -5,7 +5,10 @@ classification code, so a scheme is told by the few names in which it differs.
 """
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
+
+from mmlska.layers.large_kernel_attention import OFFICIAL_DETECTION_NAMES
+from mmlska.layers.official_names import rename, rename_keys
 
 # (pattern in a foreign key, replacement) for the official LSKA code (classification, detection and
 # segmentation) and the original VAN code. No pattern matches a key of ours.
@@ -13,8 +16,7 @@ TO_MMLSKA = [
     (r'\bblock(\d+)\.', r'blocks\1.'),
     (r'\b(patch_embed\d+)\.proj\.', r'\1.projection.'),
     (r'\bmlp\.dwconv\.dwconv\.', 'mlp.dwconv.'),
-    (r'\bDW_conv_([hv])\.', r'conv0\1.'),
-    (r'\bDW_D_conv_([hv])\.', r'conv_spatial_\1.'),
+    *OFFICIAL_DETECTION_NAMES,
 ]
 
 # Naming schemes that weights can be written in, as replacements in a key of ours.
@@ -61,44 +63,15 @@ OTHER_BACKBONES = {
 }
 
 
-def _replace(key: str, rules: list[tuple[str, str]]) -> str:
-    for pattern, replacement in rules:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
 def canonical(key: str) -> str:
     """The name that mmlska gives to a weight of another codebase."""
-    return _replace(key, TO_MMLSKA)
-
-
-def rename_keys(
-    state_dict: MutableMapping, prefix: str = '', rules: list[tuple[str, str]] = TO_MMLSKA
-) -> None:
-    """Give the weights under ``prefix`` our names, in place and in their order.
-
-    Args:
-        state_dict (MutableMapping): Weights.
-        prefix (str): What the names of the weights begin with; the rules see what follows it.
-        rules (list[tuple[str, str]]): Patterns and replacements, applied one after the other.
-            Defaults to those of the VAN family.
-
-    Raises:
-        KeyError: If two names stand for the same weight.
-    """
-    renamed = {}
-    for key in [key for key in state_dict if key.startswith(prefix)]:
-        name = prefix + _replace(key[len(prefix) :], rules)
-        if name in renamed:
-            raise KeyError(f'the checkpoint holds {name!r} twice, once as {key!r}')
-        renamed[name] = state_dict.pop(key)
-    state_dict.update(renamed)
+    return rename(key, TO_MMLSKA)
 
 
 def to_mmlska(state_dict: Mapping) -> dict:
     """A copy of the weights under our names; the inverse of :func:`to_naming`."""
     renamed = dict(state_dict)
-    rename_keys(renamed)
+    rename_keys(renamed, '', TO_MMLSKA)
     return renamed
 
 
@@ -115,7 +88,7 @@ def to_naming(state_dict: Mapping, naming: str) -> dict:
     """
     if naming not in NAMINGS:
         raise ValueError(f'naming {naming!r} is unknown: allowed are {", ".join(NAMINGS)}')
-    return {_replace(key, NAMINGS[naming]): value for key, value in state_dict.items()}
+    return {rename(key, NAMINGS[naming]): value for key, value in state_dict.items()}
 
 
 def recognise_naming(keys: list[str]) -> str | None:

@@ -12,7 +12,7 @@ from mmcv.cnn.bricks import wrappers
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 
-from mmlska.models.layers.hooks import is_watched
+from mmlska.ops import is_watched
 
 # Other kinds may compute with something else than their weight, such as a standardised one.
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, wrappers.Conv2d, wrappers.Conv3d)

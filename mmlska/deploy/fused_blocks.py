@@ -5,11 +5,11 @@ import copy
 import torch
 from torch import nn
 
+from mmlska.layers import ContextAggregation, MixedAffinity
+from mmlska.layers.context_aggregation import weighted_mean
+from mmlska.layers.mixed_affinity import attend
 from mmlska.models.backbones.container import ContainerBlock
 from mmlska.models.backbones.van import VANBlock
-from mmlska.models.layers import ContextAggregation, MixedAffinity
-from mmlska.models.layers.context_aggregation import weighted_mean
-from mmlska.models.layers.mixed_affinity import attend
 
 from .folding import (
     Affine,

@@ -18,14 +18,14 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 
+from mmlska.layers import ContextAggregation, MixedAffinity
+from mmlska.layers.dfc_attention import DFCGate
+from mmlska.layers.ghost import GhostBottleneck
+from mmlska.layers.large_kernel_attention import _DepthwiseGate
 from mmlska.models.backbones.container import ContainerBlock, ContainerLight
 from mmlska.models.backbones.ghostnetv2 import GhostNetV2
 from mmlska.models.backbones.van import VAN, PatchEmbed, VANBlock
-from mmlska.models.layers import ContextAggregation, MixedAffinity
-from mmlska.models.layers.dfc_attention import DFCGate
-from mmlska.models.layers.ghost import GhostBottleneck
-from mmlska.models.layers.hooks import is_watched
-from mmlska.models.layers.large_kernel_attention import _DepthwiseGate
+from mmlska.ops import is_watched
 
 from .folded import Folded, as_folded
 from .folding import affine_of, hand_on_bias, is_foldable, takes_input, takes_output

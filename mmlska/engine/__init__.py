@@ -1,8 +1,8 @@
-from .added_neck import AddedNeckHook, give_to_first_neck
-from .backbone_check import BackboneCheckHook, check_channels
-from .float32_boxes import Float32BoxesHook
-from .fusing import FusingHook
-from .plugin_check import check_plugins
+from .hooks.added_neck_hook import AddedNeckHook, give_to_first_neck
+from .hooks.backbone_check_hook import BackboneCheckHook, check_channels
+from .hooks.float32_boxes_hook import Float32BoxesHook
+from .hooks.fusing_hook import FusingHook
+from .hooks.plugin_check import check_plugins
 
 __all__ = [
     'AddedNeckHook',

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmlska.ops.calls import is_compiling
+from mmlska.ops.call_context import is_compiling
 
 
 def recompute(module: nn.Module, function: Callable, x: torch.Tensor) -> torch.Tensor:

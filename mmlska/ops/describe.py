@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from . import gpu
+from . import triton_support
 from .dispatch import ENVIRONMENT_VARIABLE, chosen_backend
 
 
@@ -20,7 +20,7 @@ def describe_forms() -> str:
     if not torch.cuda.is_available():
         return f'on the CPU: {_describe_cpu()}; no GPU for the kernels in Triton'
     device = torch.device('cuda', torch.cuda.current_device())
-    reason = gpu.why_no_triton(device)
+    reason = triton_support.why_no_triton(device)
     where = f'on the GPU ({torch.cuda.get_device_name(device)})'
     if reason:
         return f"{where}: PyTorch's own; no kernels in Triton, because {reason}"

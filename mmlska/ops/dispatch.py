@@ -13,15 +13,19 @@ from typing import NamedTuple
 import torch
 from mmengine.logging import print_log
 
-from . import cpu, gpu_cascade, gpu_gelu, plain, plain_gelu
-from .calls import (
+from .call_context import (
     constant_when_compiled,
     is_compiling,
     is_plain_tensor,
     is_transformed,
     needs_gradients,
 )
-from .gpu import triton_is_usable
+from .depthwise_cascade import onednn
+from .depthwise_cascade import reference as cascade_reference
+from .depthwise_cascade import triton_op as cascade_triton_op
+from .depthwise_gelu import reference as gelu_reference
+from .depthwise_gelu import triton_op as gelu_triton_op
+from .triton_support import triton_is_usable
 
 
 class Operation(NamedTuple):
@@ -41,9 +45,11 @@ class Operation(NamedTuple):
     fast: dict[str, ModuleType]
 
 
-FAST_FORMS: dict[str, ModuleType] = {'triton': gpu_cascade, 'cpu': cpu}
-CASCADE = Operation('depth-wise cascade', plain, FAST_FORMS)
-CONV_GELU = Operation('depth-wise convolution with GELU', plain_gelu, {'triton': gpu_gelu})
+FAST_FORMS: dict[str, ModuleType] = {'triton': cascade_triton_op, 'cpu': onednn}
+CASCADE = Operation('depth-wise cascade', cascade_reference, FAST_FORMS)
+CONV_GELU = Operation(
+    'depth-wise convolution with GELU', gelu_reference, {'triton': gelu_triton_op}
+)
 BACKENDS = ('auto', 'plain', *FAST_FORMS)
 ENVIRONMENT_VARIABLE = 'MMLSKA_OPS'
 
@@ -103,7 +109,7 @@ def depthwise_gelu(
     """
     call = x, [weight], [bias], [1]
     if not may_fuse_gelu(x.device):
-        return plain_gelu.run(*call)
+        return gelu_reference.run(*call)
     choose = _form_for_compiler if is_compiling() else _form_for
     return choose(*call, CONV_GELU).run(*call)
 

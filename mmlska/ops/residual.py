@@ -2,7 +2,7 @@
 
 import torch
 
-from .calls import needs_gradients
+from .call_context import needs_gradients
 from .dispatch import chosen_backend
 
 

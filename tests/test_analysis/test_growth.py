@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mmlska.analysis.benchmark.timing import peak_bytes
-from mmlska.analysis.comparison import saved_bytes
+from benchmarks.comparison import saved_bytes
+from benchmarks.timing import peak_bytes
 from mmlska.analysis.complexity import count_macs, count_params, meta_input
 from mmlska.models import LSKA
 from mmlska.ops import use_backend

@@ -3,8 +3,9 @@ import json
 import pytest
 import torch
 
-from mmlska.checkpoint import NAMINGS, rename_keys, to_mmlska, to_naming
-from mmlska.checkpoint.naming import recognise_naming
+from mmlska.checkpoint import NAMINGS, to_mmlska, to_naming
+from mmlska.checkpoint.naming import TO_MMLSKA, recognise_naming
+from mmlska.layers.official_names import rename_keys
 from mmlska.models import VAN
 
 ARCH = dict(embed_dims=[4, 4, 4, 4], depths=[1, 1, 2, 1], ffn_ratios=[2, 2, 2, 2])
@@ -72,10 +73,10 @@ def test_an_unknown_naming_names_the_known_ones():
 
 def test_two_names_of_one_weight_are_refused():
     with pytest.raises(KeyError, match='twice'):
-        rename_keys({'block1.0.norm1.weight': 0, 'blocks1.0.norm1.weight': 1})
+        rename_keys({'block1.0.norm1.weight': 0, 'blocks1.0.norm1.weight': 1}, '', TO_MMLSKA)
 
 
 def test_only_the_weights_under_the_prefix_are_renamed():
     state = {'neck.block1.x': 0, 'backbone.block1.0.mlp.dwconv.dwconv.bias': torch.ones(1)}
-    rename_keys(state, 'backbone.')
+    rename_keys(state, 'backbone.', TO_MMLSKA)
     assert set(state) == {'neck.block1.x', 'backbone.blocks1.0.mlp.dwconv.bias'}

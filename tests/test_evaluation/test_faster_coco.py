@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.registry import METRICS, DefaultScope
 
-from mmlska.analysis.coco_results import evaluate, make_results
+from benchmarks.coco_results import evaluate, make_results
 from mmlska.evaluation import faster_coco
 
 TYPES = ('bbox', 'segm')

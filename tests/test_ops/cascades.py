@@ -2,7 +2,7 @@
 
 import torch
 
-from mmlska.models.layers import decompose_kernel
+from mmlska.layers import decompose_kernel
 from mmlska.ops import depthwise_cascade, use_backend
 
 

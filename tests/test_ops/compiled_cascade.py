@@ -15,8 +15,8 @@ from compiled_gelu import NAMES, resources
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmlska.ops import triton_cascade
-from mmlska.ops.marches import plan
+from mmlska.ops.depthwise_cascade import triton_kernels
+from mmlska.ops.depthwise_cascade.schedule import plan
 
 MAPS = ('x', 'y', 'g', 'gx')
 PARAMETERS = ('w1', 'b1', 'w2', 'b2', 'wa', 'ba')
@@ -27,8 +27,8 @@ def constants_of(kernel, march, dtype):
     """What is known when a march over a map of 64 channels is compiled."""
     back = 'g' in kernel.arg_names
     kept = march.kept_backward(True, True) if back else march.kept_forward()
-    lines, channels = triton_cascade.tile_shape(64, kept, dtype, 'cuda')
-    k1, d1, k2, d2 = triton_cascade._sizes(march)
+    lines, channels = triton_kernels.tile_shape(64, kept, dtype, 'cuda')
+    k1, d1, k2, d2 = triton_kernels._sizes(march)
     across = march.across
     return dict(
         K1=k1,
@@ -41,8 +41,8 @@ def constants_of(kernel, march, dtype):
         FOR_WEIGHTS=True,
         LINES=lines,
         CHANNELS=channels,
-        AHEAD=triton_cascade.AHEAD_BACK if back else triton_cascade.AHEAD,
-        DTYPE=triton_cascade.SUMS[torch.float32],
+        AHEAD=triton_kernels.AHEAD_BACK if back else triton_kernels.AHEAD,
+        DTYPE=triton_kernels.SUMS[torch.float32],
         **({} if across else dict(wa=None, ba=None, b2=None)),
     )
 
@@ -61,7 +61,7 @@ def compile_kernel(kernel, march, dtype, capability):
     constants = {name: constants[name] for name in signature if name in constants}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     target = GPUTarget('cuda', capability, 32)
-    return triton.compile(source, target=target, options=triton_cascade.OPTIONS)
+    return triton.compile(source, target=target, options=triton_kernels.OPTIONS)
 
 
 def narrow_loads(compiled):
@@ -75,7 +75,7 @@ def main(kernel_sizes):
             for kernel_size in some:
                 for i, march in enumerate(plan(*shapes('LSKA', kernel_size))):
                     for name in ('_march_kernel', '_march_back_kernel'):
-                        kernel = getattr(triton_cascade, name)
+                        kernel = getattr(triton_kernels, name)
                         compiled = compile_kernel(kernel, march, dtype, capability)
                         labels = capability, NAMES[dtype], kernel_size, i, name
                         found = *resources(compiled), narrow_loads(compiled)

@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmlska.ops import triton_gelu
+from mmlska.ops.depthwise_gelu import triton_kernels
 
 NAMES = {
     torch.float32: 'fp32',
@@ -72,13 +72,16 @@ def main():
     for capability, dtype, layout in CASES:
         memory_format, dense = LAYOUTS[layout]
         x = torch.empty(2, 256, 64, 64, dtype=dtype, memory_format=memory_format)
-        columns, channels = triton_gelu.tile_of(x)
-        tile = dict(ROWS=triton_gelu.ROWS, COLUMNS=columns, CHANNELS=channels)
-        convolve, differentiate = triton_gelu._convolve_kernel, triton_gelu._differentiate_kernel
+        columns, channels = triton_kernels.tile_of(x)
+        tile = dict(ROWS=triton_kernels.ROWS, COLUMNS=columns, CHANNELS=channels)
+        convolve, differentiate = (
+            triton_kernels._convolve_kernel,
+            triton_kernels._differentiate_kernel,
+        )
         kernels = {
             'forward': (convolve, dict(tile, GELU=True)),
             'for input': (convolve, dict(tile, GELU=False, bias=None)),
-            'backward': (differentiate, dict(tile, ROWS=triton_gelu.GRADIENT_ROWS)),
+            'backward': (differentiate, dict(tile, ROWS=triton_kernels.GRADIENT_ROWS)),
         }
         for name, (kernel, constants) in kernels.items():
             found = resources(compile_kernel(kernel, dtype, dense, constants, capability))

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from cascades import cast, make, relative_error, with_gradients
 from torch import nn
 
-from mmlska.ops import cpu, depthwise_cascade, use_backend
+from mmlska.ops import depthwise_cascade, use_backend
+from mmlska.ops.depthwise_cascade import onednn
 
 pytestmark = pytest.mark.usefixtures('rounding_of_a_gpu')
 
@@ -66,7 +67,7 @@ def test_inference_equals_training(backend, kind):
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('channels', [16, 17, 40])
 def test_inference_by_slices_of_channels_is_the_same(monkeypatch, channels, layout):
-    monkeypatch.setattr(cpu, 'IN_SLICE', 1)
+    monkeypatch.setattr(onednn, 'IN_SLICE', 1)
     x, weights, biases, dilations = make('LSKA', 23, channels=channels, size=(8, 9))
     biases[1] = None
     x = x.contiguous(memory_format=layout)

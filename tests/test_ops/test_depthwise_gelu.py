@@ -15,7 +15,7 @@ from mmlska.ops import depthwise_gelu, use_backend
 
 triton = pytest.importorskip('triton')
 
-from mmlska.ops import gpu_gelu, triton_gelu  # noqa: E402
+from mmlska.ops.depthwise_gelu import triton_kernels, triton_op  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures('rounding_of_a_gpu')
 
@@ -43,7 +43,7 @@ def exact_and_by_default(monkeypatch):
 def large_tiles(monkeypatch):
     """The interpreter takes as long for a large tile as for a small one; a GPU is not slowed."""
     if not ON_GPU:
-        monkeypatch.setattr(triton_gelu, 'ELEMENTS', 2**14)
+        monkeypatch.setattr(triton_kernels, 'ELEMENTS', 2**14)
 
 
 def make(size, channels=5, batch=2, dtype=torch.float64):
@@ -104,9 +104,9 @@ def test_half_precision_is_as_exact_as_the_plain_form(dtype, layout, large_tiles
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
 def test_tiles_and_steps_fit_together(dtype, layout, monkeypatch):
     # Several tiles along each axis, the last ones beyond the border.
-    monkeypatch.setattr(triton_gelu, 'MOST_DENSE', 8)
-    monkeypatch.setattr(triton_gelu, 'ELEMENTS', 64 if dtype == torch.float32 else 256)
-    monkeypatch.setattr(triton_gelu, 'ENOUGH_PROGRAMS', 4)
+    monkeypatch.setattr(triton_kernels, 'MOST_DENSE', 8)
+    monkeypatch.setattr(triton_kernels, 'ELEMENTS', 64 if dtype == torch.float32 else 256)
+    monkeypatch.setattr(triton_kernels, 'ENOUGH_PROGRAMS', 4)
     call = make((9, 11), 9, 1, dtype=dtype)
     expected = with_gradients('plain', *(t.double() for t in call))
     found = with_gradients('triton', *call, layout=layout)
@@ -311,7 +311,7 @@ def only_plain(monkeypatch):
     def fail(*_):
         raise AssertionError('the fast form ran')
 
-    monkeypatch.setattr(gpu_gelu, 'run', fail)
+    monkeypatch.setattr(triton_op, 'run', fail)
     with use_backend('triton'):
         yield
         with pytest.raises(AssertionError, match='the fast form ran'):
@@ -356,7 +356,7 @@ def _write_offsets(out, image, row, s_image, s_row, s_column):
     columns = triton.language.arange(0, 4)
     channels = triton.language.arange(0, 1)
     image = triton.language.program_id(0) + image
-    at = triton_gelu._offsets(image, image + row, columns, channels, s_image, s_row, s_column, 1)
+    at = triton_kernels._offsets(image, image + row, columns, channels, s_image, s_row, s_column, 1)
     triton.language.store(out + columns[:, None] + channels[None, :], at)
 
 
@@ -420,13 +420,13 @@ def norm_error(found, expected):
 @pytest.fixture
 def counted(monkeypatch):
     """Counts how often the kernels of the convolution with GELU run."""
-    calls, convolve = [], triton_gelu.convolve
+    calls, convolve = [], triton_kernels.convolve
 
     def count(*arguments, gelu):
         calls.append(gelu)
         return convolve(*arguments, gelu=gelu)
 
-    monkeypatch.setattr(triton_gelu, 'convolve', count)
+    monkeypatch.setattr(triton_kernels, 'convolve', count)
     return calls
 
 

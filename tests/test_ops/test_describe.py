@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmlska.ops import gpu
+from mmlska.ops import triton_support
 from mmlska.ops.describe import describe_forms
 
 
@@ -17,7 +17,7 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda _: 'Tesla')
-    monkeypatch.setattr(gpu, 'why_no_triton', lambda _: ''.join(reasons))
+    monkeypatch.setattr(triton_support, 'why_no_triton', lambda _: ''.join(reasons))
     return reasons
 
 

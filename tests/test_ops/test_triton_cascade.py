@@ -13,14 +13,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from mmlska.ops import depthwise_cascade, gpu, gpu_cascade, use_backend
+from mmlska.ops import depthwise_cascade, triton_support, use_backend
+from mmlska.ops.depthwise_cascade import triton_op
 
 pytestmark = pytest.mark.usefixtures('rounding_of_a_gpu')
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-if gpu.why_no_triton(DEVICE):
-    pytest.skip(f'no kernels on {DEVICE}: {gpu.why_no_triton(DEVICE)}', allow_module_level=True)
-triton_cascade = pytest.importorskip('mmlska.ops.triton_cascade')
+if triton_support.why_no_triton(DEVICE):
+    pytest.skip(
+        f'no kernels on {DEVICE}: {triton_support.why_no_triton(DEVICE)}', allow_module_level=True
+    )
+triton_kernels = pytest.importorskip('mmlska.ops.depthwise_cascade.triton_kernels')
 
 on_gpu = pytest.mark.skipif(DEVICE.type != 'cuda', reason='needs a GPU')
 ALLOWED = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -47,7 +50,7 @@ CASES = [
 
 def runs(call):
     """Whether the kernels compute a call, and not the plain form."""
-    return gpu_cascade.can_run(*cast(DEVICE, *call))
+    return triton_op.can_run(*cast(DEVICE, *call))
 
 
 def typical_error(found, exact):
@@ -70,8 +73,8 @@ def check(kind, kernel_size, size, batch, channels, layout, dtypes=ALLOWED):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Many programs and segments even for a small map."""
-    monkeypatch.setattr(triton_cascade, 'tile_shape', lambda *_: (2, 8))
-    monkeypatch.setattr(triton_cascade, 'processors', lambda *_: 1000)
+    monkeypatch.setattr(triton_kernels, 'tile_shape', lambda *_: (2, 8))
+    monkeypatch.setattr(triton_kernels, 'processors', lambda *_: 1000)
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -104,14 +107,14 @@ def test_large_kernels_on_large_maps(kind, kernel_size, case):
 )
 def test_lines_may_be_cut_into_segments_and_maps_into_tiles(small_tiles, kind, kernel_size, size):
     tiles = []
-    original = triton_cascade._Tiles.__init__
+    original = triton_kernels._Tiles.__init__
 
     def note(self, *arguments):
         original(self, *arguments)
         tiles.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_cascade._Tiles, '__init__', note)
+        patch.setattr(triton_kernels._Tiles, '__init__', note)
         check(kind, kernel_size, size, 1, 9, NHWC, [torch.float64])
     length, segment = 2, 4
     assert any(tile.geometry[length] > tile.geometry[segment] for tile in tiles)
@@ -120,17 +123,17 @@ def test_lines_may_be_cut_into_segments_and_maps_into_tiles(small_tiles, kind, k
 
 def test_a_segment_is_never_shorter_than_what_it_computes_anew():
     for length, reach, tiles in itertools.product([1, 9, 40, 320], [0, 1, 11, 32], [1, 50, 10**6]):
-        number = triton_cascade.number_of_segments(length, reach, tiles, 132)
+        number = triton_kernels.number_of_segments(length, reach, tiles, 132)
         assert number >= 1
         assert number == 1 or length // number > 2 * reach
-        assert number == 1 or (number - 1) * tiles < 132 * triton_cascade.PROGRAMS
+        assert number == 1 or (number - 1) * tiles < 132 * triton_kernels.PROGRAMS
 
 
 @pytest.mark.parametrize('channels', [1, 5, 32, 64, 65, 160, 320, 512])
 @pytest.mark.parametrize('kept', [20, 100])
 def test_tiles_waste_few_channels(channels, kept):
-    lines, width = triton_cascade.tile_shape(channels, kept, torch.bfloat16, 'cuda')
-    threads = 32 * triton_cascade.NUM_WARPS
+    lines, width = triton_kernels.tile_shape(channels, kept, torch.bfloat16, 'cuda')
+    threads = 32 * triton_kernels.NUM_WARPS
     assert lines * width in (threads, 2 * threads)
     assert -(-channels // width) * width < max(2 * channels, channels + 32)
     assert channels % 32 or -(-channels // width) * width == channels
@@ -464,7 +467,7 @@ def test_recomputed_activations_give_the_same_gradients():
 
 def test_tracers_and_transforms_see_the_plain_form(monkeypatch):
     model, x = Cascade(), random_map(3, 4, 5, 6)[:, None]
-    monkeypatch.setattr(gpu_cascade, 'run', lambda *_: pytest.fail('the kernels ran'))
+    monkeypatch.setattr(triton_op, 'run', lambda *_: pytest.fail('the kernels ran'))
     with use_backend('triton'):
         torch.func.vmap(model)(x)
         torch.func.grad(lambda x: model(x).sum())(x[0])

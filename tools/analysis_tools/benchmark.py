@@ -136,7 +136,7 @@ def main() -> None:
     """Measure and print."""
     args = parse_args()
     with report_errors():
-        from mmlska.analysis.benchmark import run
+        from benchmarks import run
 
         own = ('suite', 'only', 'list', 'earlier', 'json', 'docs', 'plot', 'against')
         options = {

@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Compare and print."""
     args = parse_args()
-    from mmlska.analysis import comparison
+    from benchmarks import comparison
 
     with report_errors():
         if args.what == 'layers':

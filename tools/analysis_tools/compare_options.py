@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = parse_args()
-    from mmlska.analysis.option_costs import evaluation_table, training_table
+    from benchmarks.option_costs import evaluation_table, training_table
 
     with report_errors():
         if args.what == 'evaluation':

@@ -88,8 +88,8 @@ def main() -> None:
     args = parse_args()
     from mmengine.utils import track_iter_progress
 
-    from mmlska.analysis import depthwise_baseline as baseline
-    from mmlska.analysis.benchmark import report
+    from benchmarks import depthwise_baseline as baseline
+    from benchmarks import report
 
     with report_errors():
         cases = baseline.list_cases(

@@ -2,7 +2,7 @@
 
 The weights bear the names of the official code, but for ``patch_embed{i}.projection``, which other
 backbones of OpenMMLab have too. CONTAINER is not to be mixed up with CATNet, whose context
-aggregation is :class:`mmlska.models.layers.ContextAggregation`.
+aggregation is :class:`mmlska.layers.ContextAggregation`.
 """
 
 import re
@@ -15,12 +15,11 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
 from torch import nn
 
-from mmlska.checkpoint.van_weights import Trait, recognise_sizes
-from mmlska.models.layers.conv_ffn import ELEMENTWISE
-from mmlska.models.layers.hooks import is_watched
-from mmlska.models.layers.mixed_affinity import check_heads, mix_affinities
+from mmlska.checkpoint.recognition import Trait, recognise_sizes
+from mmlska.layers.conv_ffn import ELEMENTWISE
+from mmlska.layers.mixed_affinity import check_heads, mix_affinities
 from mmlska.models.recompute import recompute
-from mmlska.ops import in_bands
+from mmlska.ops import in_bands, is_watched
 from mmlska.registry import MODELS
 
 from .base import (

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import nn
 
-from mmlska.checkpoint.van_weights import Trait
-from mmlska.models.layers.ghost import GhostBottleneck, make_divisible
+from mmlska.checkpoint.recognition import Trait
+from mmlska.layers.ghost import GhostBottleneck, make_divisible
 from mmlska.ops import in_fast_layout
 from mmlska.registry import MODELS
 

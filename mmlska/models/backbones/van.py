@@ -14,14 +14,13 @@ from mmcv.cnn.bricks.drop import DropPath
 from mmengine.logging import print_log
 from torch import nn
 
-from mmlska.checkpoint.van_weights import Trait, describe_van
-from mmlska.checkpoint.warm_start import WarmStart
-from mmlska.models.layers import ConvFFN
-from mmlska.models.layers.build import build_layer, build_plugins
-from mmlska.models.layers.hooks import is_watched
-from mmlska.models.layers.weight_init import init_convs
+from mmlska.checkpoint.recognition import Trait, describe_van
+from mmlska.conversion.warm_start import WarmStart
+from mmlska.layers import ConvFFN
+from mmlska.layers.build import build_layer, build_plugins
+from mmlska.layers.weight_init import init_convs
 from mmlska.models.recompute import recompute
-from mmlska.ops import add_scaled, in_fast_layout
+from mmlska.ops import add_scaled, in_fast_layout, is_watched
 from mmlska.registry import MODELS
 
 from .base import (
@@ -204,7 +203,7 @@ class VAN(WarmStart, StagedBackbone):
         init_cfg (dict | list[dict], optional): mmengine's initialisation config. None keeps the
             initialisation of the official classification code. ``convert=dict()`` in one of type
             'Pretrained' starts from weights of another LKA or LSKA, see
-            :class:`mmlska.checkpoint.warm_start.WarmStart`. Defaults to None.
+            :class:`mmlska.conversion.warm_start.WarmStart`. Defaults to None.
         patch_sizes (Sequence[int]): Odd kernel size of each patch embedding; the stride is
             ``patch_size // 2 + 1``. Defaults to ``(7, 3, 3, 3)``.
 

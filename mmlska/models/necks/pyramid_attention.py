@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from mmengine.model import BaseModule, ModuleList
 
-from mmlska.checkpoint import rename_keys, unwrap
-from mmlska.models.layers.build import build_layer
-from mmlska.models.layers.checks import check_positive_int
+from mmlska.checkpoint import unwrap
+from mmlska.layers.build import build_layer
+from mmlska.layers.official_names import rename_keys
+from mmlska.ops.argument_checks import check_positive_int
 from mmlska.registry import MODELS
 
 # Whatever a detector and its neck are called, a weight of a level ends like this.

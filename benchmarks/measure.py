@@ -1,0 +1,240 @@
+"""Measuring one case: ours against the plain official order, in one process, in turns."""
+
+import contextlib
+import multiprocessing
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+
+from mmlska.ops import dispatch, row_bands, use_backend
+
+from . import timing
+from .settings import WHOLE_MODELS, Settings
+from .subjects import MapSubject, Tensors
+from .timing import Sample, Spread
+
+REFERENCE, AGAIN, OURS = 'plain', 'plain again', 'ours'
+COMPILED, OURS_COMPILED = 'plain compiled', 'ours compiled'
+# Largest relative error of ours, by what is compared and the dtype in which it was computed.
+TOLERANCES = {'float64': 1e-10, 'float32': 1e-4, 'float16': 1e-2, 'bfloat16': 5e-2}
+# Which regions a detector trains on flips with the last bit of a score: of many thousand scores
+# some are all but equal.
+LOOSE_TOLERANCES = {'loss': 1e-2, 'drawn_gradients': 0.2}
+# Large enough to fill no cache.
+COPY_MEGABYTES = {'cpu': 128, 'cuda': 1024}
+
+
+@dataclass
+class Result:
+    """What was measured.
+
+    Attributes:
+        settings: What was asked for.
+        samples: Seconds of each round, by variant.
+        clock: The field of the samples that ratios are taken from.
+        forms: What computed the cascades of ours, with the layout of their maps.
+        bytes: Peak memory of one run, by variant.
+        errors: Largest relative errors of ours, by what was compared.
+        copy_share: For an op, the time that copying a map of this size takes, as a share of ours.
+    """
+
+    settings: Settings
+    samples: dict[str, list[Sample]]
+    clock: str
+    forms: list[str]
+    bytes: dict[str, int]
+    errors: dict[str, float]
+    copy_share: float | None = None
+
+    def milliseconds(self, variant: str) -> float:
+        """Median time of one run."""
+        return 1e3 * statistics.median(getattr(s, self.clock) for s in self.samples[variant])
+
+    def speed_up(self, variant: str = OURS, clock: str | None = None) -> Spread:
+        """How many times faster than the reference a variant is."""
+        return timing.ratios(self.samples[REFERENCE], self.samples[variant], clock or self.clock)
+
+    def record(self) -> dict[str, Any]:
+        """All of it for a JSON file, times as medians and ratios as quartiles."""
+        variants = {
+            name: dict(
+                milliseconds=self.milliseconds(name),
+                speed_up=self.speed_up(name)._asdict(),
+                speed_up_by_the_wall=self.speed_up(name, 'wall')._asdict(),
+                rounds=len(samples),
+                samples=samples,
+                peak_bytes=self.bytes.get(name),
+            )
+            for name, samples in self.samples.items()
+        }
+        return dict(
+            settings=asdict(self.settings),
+            clock=self.clock,
+            forms=self.forms,
+            errors=self.errors,
+            copy_share=self.copy_share,
+            variants=variants,
+        )
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> 'Result':
+        """The result that a record, read from a JSON file, is of."""
+        settings, variants = dict(record['settings']), record['variants']
+        settings['shape'] = tuple(settings['shape'])
+        return cls(
+            settings=Settings(**settings),
+            samples={
+                name: [Sample(*sample) for sample in variant['samples']]
+                for name, variant in variants.items()
+            },
+            bytes={
+                name: variant['peak_bytes']
+                for name, variant in variants.items()
+                if variant['peak_bytes'] is not None
+            },
+            **{name: record[name] for name in ('clock', 'forms', 'errors', 'copy_share')},
+        )
+
+
+def measure(settings: Settings) -> Result:
+    """Measure one case in this process.
+
+    Raises:
+        ValueError: If the settings are impossible.
+        ArithmeticError: If ours computes something else than the reference does.
+    """
+    settings.check()
+    # Libraries print what they do.
+    with contextlib.redirect_stdout(sys.stderr):
+        return _measure(settings)
+
+
+def _measure(settings: Settings) -> Result:
+    torch.set_num_threads(settings.threads)
+    timing.set_allocator(settings.allocator)
+    device = torch.device(settings.device)
+    subject = make_subject(settings)
+    modules, backends = subject.modules(), {'plain': 'plain', 'ours': settings.backend}
+    forms, tensors = {}, {}
+    for name, module in modules.items():
+        with use_backend(backends[name]), watch_choices() as seen:
+            tensors[name] = subject.compare(module)
+        forms[name] = sorted(seen)
+    check_reference(forms[REFERENCE])
+    errors = check_errors(tensors[OURS], tensors[REFERENCE], settings)
+    del tensors
+
+    runs = {name: in_backend(backends[name], subject.runner(modules[name])) for name in modules}
+    runs = {REFERENCE: runs['plain'], AGAIN: runs['plain'], OURS: runs['ours']}
+    if settings.compile:
+        for name, side in ((COMPILED, 'plain'), (OURS_COMPILED, 'ours')):
+            compiled = subject.compiled(modules[side])
+            runs[name] = in_backend(backends[side], subject.runner(compiled))
+    # Large models have been run by the comparison, except for what is compiled.
+    warm_up = settings.compile or settings.case not in ('backbone', *WHOLE_MODELS)
+    samples = timing.time_rounds(runs, settings.rounds, device, settings.max_seconds, warm_up)
+    memory = {name: timing.peak_bytes(run, device) for name, run in runs.items() if name != AGAIN}
+    clock = timing.headline_clock(device, settings.threads)
+    result = Result(settings, samples, clock, forms[OURS], memory, errors)
+    if settings.case == 'op' and not settings.train:
+        result.copy_share = copy_share(result, subject.x)
+    return result
+
+
+def make_subject(settings: Settings) -> Any:
+    """What is timed, with its inputs."""
+    if settings.case not in WHOLE_MODELS:
+        return MapSubject(settings)
+    # They need mmdet or mmseg, which everything else does without.
+    from .whole_models import EvaluationSubject, StepSubject
+
+    return (StepSubject if settings.case == 'detector' else EvaluationSubject)(settings)
+
+
+def in_backend(name: str, run: Callable[[], object]) -> Callable[[], object]:
+    """A function that runs another one in a backend."""
+
+    def call() -> object:
+        with use_backend(name):
+            return run()
+
+    return call
+
+
+@contextlib.contextmanager
+def watch_choices() -> Iterator[set[str]]:
+    """Note which form computes each cascade, in which layout, and whether FFNs run by bands."""
+    seen = set()
+    choose, is_worthwhile = dispatch._form_for, row_bands._is_worthwhile
+
+    def note_form(x: torch.Tensor, *arguments: Any) -> Any:
+        form = choose(x, *arguments)
+        is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        seen.add(form.__name__.rpartition('.')[2] + (' (channels_last)' if is_last else ''))
+        return form
+
+    def note_bands(*arguments: Any) -> bool:
+        found = is_worthwhile(*arguments)
+        if found:
+            seen.add('bands')
+        return found
+
+    with (
+        mock.patch.object(dispatch, '_form_for', note_form),
+        mock.patch.object(row_bands, '_is_worthwhile', note_bands),
+    ):
+        yield seen
+
+
+def check_reference(forms: list[str]) -> None:
+    """Check that nothing of ours runs in the reference.
+
+    Raises:
+        RuntimeError: If a fast form does.
+    """
+    if not all(form.startswith('plain') for form in forms):
+        raise RuntimeError(f'the reference must be plain, but was computed by {", ".join(forms)}')
+
+
+def check_errors(got: Tensors, wanted: Tensors, settings: Settings) -> dict[str, float]:
+    """Relative errors of ours, by what is compared.
+
+    Raises:
+        ArithmeticError: If one is larger than the dtype explains.
+    """
+    errors = {name: timing.relative_error(got[name], wanted[name]) for name in wanted}
+    for name, error in errors.items():
+        allowed = LOOSE_TOLERANCES.get(name, TOLERANCES[settings.dtype])
+        if not error <= allowed:
+            raise ArithmeticError(
+                f'{settings.name}, {settings.map_name}, {settings.mode}: the {name} of ours differ '
+                f'from the reference by {error:.1e} of their size; allowed are {allowed:.0e}'
+            )
+    return errors
+
+
+def copy_share(result: Result, x: torch.Tensor) -> float:
+    """Time to copy the map at the bandwidth that was measured, as a share of the time of ours."""
+    bandwidth = timing.copy_bandwidth(x.device, x.dtype, COPY_MEGABYTES[x.device.type])
+    return 2 * x.nbytes / bandwidth / (result.milliseconds(OURS) / 1e3)
+
+
+def measure_apart(settings: Settings) -> Result:
+    """Measure one case in a new process.
+
+    What an earlier case left behind, in the allocator above all, changes the times of the next one.
+
+    Raises:
+        Exception: What :func:`measure` raises.
+    """
+    # Its processes are copies of one that has imported everything and computed nothing.
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([__name__, 'torch._dynamo', 'mmdet.models', 'mmseg.models'])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, settings).result()

@@ -1,0 +1,154 @@
+"""Rewriting checkpoint files in the names of another codebase."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from mmlska.checkpoint.naming import HEAD_KEY, TO_MMLSKA, canonical, recognise_naming, to_naming
+from mmlska.checkpoint.reading import WRAPPERS, CheckpointError, read_checkpoint, unwrap
+from mmlska.checkpoint.recognition import describe_van, recognise_van
+from mmlska.layers.official_names import rename_keys
+from mmlska.models import VAN
+
+SUFFIXES = ('.pth', '.pth.tar', '.pt', '.safetensors')
+
+
+def convert_checkpoint(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    naming: str = 'mmlska',
+    force: bool = False,
+    change: Callable[[dict], tuple[dict, str]] | None = None,
+) -> str:
+    """Rewrite the weights of a VAN, or of a model with one, in the names of another codebase.
+
+    Only names change, unless ``change`` is given. A classification head and the other parts of a
+    detector are kept; what lies in the file beside the weights (optimizer, epoch) is left out.
+
+    Args:
+        source (str | PathLike): Checkpoint in any naming and wrapping that the backbone takes.
+        target (str | PathLike): File to write; ``.safetensors``, or what ``torch.load`` reads.
+        naming (str): See :func:`mmlska.checkpoint.to_naming`. Defaults to 'mmlska'.
+        force (bool): Write over an existing file. Defaults to False.
+        change (Callable, optional): Makes other weights of a VAN out of those of the source, under
+            our names, and tells of it; see :func:`mmlska.conversion.warm_starting.warm_start`.
+            Defaults to None.
+
+    Returns:
+        str: What was recognised, kept and left out, for the user.
+
+    Raises:
+        FileNotFoundError: If the source or the target's folder does not exist.
+        FileExistsError: If the target exists and ``force`` is not set.
+        CheckpointError: If the source cannot be read, or holds no complete VAN.
+        ValueError: If the naming or the target's suffix is unknown.
+    """
+    target = check_target(target, force)
+    checkpoint = read_checkpoint(source)
+    backbone, head, other = split_weights(unwrap(checkpoint))
+    origin = recognise_naming(list(backbone)) or 'unknown'
+    rename_keys(backbone, '', TO_MMLSKA)
+    kind, told = check_complete(backbone), []
+    if change is not None:
+        backbone, report = change(backbone)
+        check_complete(backbone)
+        told = ['', report]
+    weights = join_weights(backbone, head, other, naming)
+    write_checkpoint(weights, target)
+    beside = sorted(set(checkpoint) - set(WRAPPERS)) if unwrap(checkpoint) is not checkpoint else []
+    lines = [
+        f'recognised: {kind}, in {origin} names',
+        f'written:    {target} ({len(weights)} weights) in {naming} names',
+        f'kept:       {len(head)} weights of a classification head, {len(other)} of other parts',
+        f'left out:   {", ".join(beside) or "nothing"}',
+        *told,
+    ]
+    return '\n'.join(lines)
+
+
+def check_target(target: str | os.PathLike, force: bool) -> Path:
+    """Refuse a target that cannot be written, before any work is done."""
+    target = Path(target).expanduser()
+    if not target.name.endswith(SUFFIXES):
+        raise ValueError(f'{str(target)!r} must end in one of {", ".join(SUFFIXES)}')
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f'the folder {str(target.parent)!r} does not exist')
+    if target.exists() and not force:
+        raise FileExistsError(f'{str(target)!r} exists; use --force to write over it')
+    return target
+
+
+def split_weights(weights: Mapping) -> tuple[dict, dict, dict]:
+    """Split into a bare backbone, a classification head and other parts.
+
+    The head's weights are named as in the official code, ``head.weight`` and ``head.bias``.
+    """
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    inside = {key for key in weights if key.startswith('backbone.')}
+    head = {key for key in weights if HEAD_KEY.fullmatch(key)}
+    other = set(weights) - inside - head if inside else set()
+    backbone = {
+        key.removeprefix('backbone.'): value
+        for key, value in weights.items()
+        if key not in head and key not in other
+    }
+    heads = {key.replace('head.fc.', 'head.'): weights[key] for key in weights if key in head}
+    return backbone, heads, {key: weights[key] for key in weights if key in other}
+
+
+def join_weights(backbone: dict, head: dict, other: dict, naming: str) -> dict:
+    """The inverse of :func:`split_weights`, in the names of ``naming``."""
+    renamed = to_naming(backbone, naming)
+    if other and naming != 'mmpretrain':
+        renamed = {f'backbone.{key}': value for key, value in renamed.items()}
+    if naming == 'mmpretrain':
+        head = {key.replace('head.', 'head.fc.'): value for key, value in head.items()}
+    return {**renamed, **head, **other}
+
+
+def check_complete(backbone: dict) -> str:
+    """Load the weights into the VAN that they are of, and describe it.
+
+    Raises:
+        CheckpointError: If they are of no VAN, or a weight is missing, superfluous or misshaped.
+    """
+    model = build_van(backbone)
+    traits = describe_van(backbone, model.num_stages, VAN.arch_zoo)
+    return f'{traits["arch"].text}, {traits["attention"].text}'
+
+
+def build_van(backbone: Mapping) -> VAN:
+    """The VAN that the weights are of, with them.
+
+    Raises:
+        CheckpointError: If they are of no VAN, or a weight is missing, superfluous or misshaped.
+    """
+    options = recognise_van(backbone)
+    if not options or options['attention'] is None:
+        first = ', '.join(map(canonical, list(backbone)[:3])) or 'nothing'
+        raise CheckpointError(
+            f'the checkpoint holds no VAN of the large-kernel family, but {first}'
+        )
+    model = VAN(**options)
+    model.load_state_dict(backbone)
+    return model
+
+
+def write_checkpoint(weights: dict[str, torch.Tensor], target: Path) -> None:
+    """Write the file whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f'.{target.name}.')
+    os.close(handle)
+    try:
+        if target.suffix == '.safetensors':
+            from safetensors.torch import save_file
+
+            save_file({key: value.contiguous() for key, value in weights.items()}, name)
+        else:
+            torch.save({'state_dict': weights}, name)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,181 @@
+"""Large-kernel attention and its separable and undecomposed relatives.
+
+LKA is equation 3 of "Visual Attention Network" (arXiv 2202.09741), LSKA the separable form of
+"Large Separable Kernel Attention" (arXiv 2309.01439); the "trivial" forms of the latter paper apply
+the whole kernel without the dilated decomposition.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from mmlska.layers.official_names import rename_keys
+from mmlska.ops import decompose_kernel, depthwise_cascade, is_watched
+from mmlska.ops.argument_checks import check_odd, check_positive_int
+from mmlska.registry import MODELS
+
+from .weight_init import init_convs
+
+# The official detection and segmentation code names the four convolutions of LSKA differently.
+OFFICIAL_DETECTION_NAMES = [
+    (r'\bDW_conv_([hv])\.', r'conv0\1.'),
+    (r'\bDW_D_conv_([hv])\.', r'conv_spatial_\1.'),
+]
+
+
+def _depthwise(channels: int, kernel_size: tuple[int, int], dilation: int = 1) -> nn.Conv2d:
+    """A depth-wise convolution that keeps the size of the map."""
+    padding = tuple(dilation * (k // 2) for k in kernel_size)
+    return nn.Conv2d(
+        channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels
+    )
+
+
+class _DepthwiseGate(nn.Module):
+    """``x * conv1(cascade(x))``: what the four kinds of attention share.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        cascade (Mapping[str, tuple]): Name, kernel size and dilation of each depth-wise
+            convolution, in the order in which they are applied.
+    """
+
+    def __init__(
+        self, in_channels: int, cascade: Mapping[str, tuple[tuple[int, int], int]]
+    ) -> None:
+        super().__init__()
+        check_positive_int('in_channels', in_channels)
+        for name, (kernel_size, dilation) in cascade.items():
+            self.add_module(name, _depthwise(in_channels, kernel_size, dilation))
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 1)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialise as in VAN, also where a surrounding model has initialised all its layers."""
+        init_convs(*self.children())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Gate the map ``x`` of shape ``(N, C, H, W)`` with its own wide surroundings."""
+        *depthwise, conv1 = self.children()
+        return x * conv1(_apply(depthwise, x))
+
+
+def _apply(convs: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    """Apply depth-wise convolutions in one operation, or one by one where somebody watches them."""
+    bare = all(type(conv) is nn.Conv2d for conv in convs) and not is_watched(*convs)
+    if bare and isinstance(x, torch.Tensor) and not torch.jit.is_tracing():
+        parts = [(conv.weight, conv.bias, conv.dilation[0]) for conv in convs]
+        return depthwise_cascade(x, *zip(*parts, strict=True))
+    for conv in convs:
+        x = conv(x)
+    return x
+
+
+@MODELS.register_module()
+class LKA(_DepthwiseGate):
+    """Large-kernel attention: ``x * pw(dwd(dw(x)))`` (VAN, arXiv 2202.09741, equation 3).
+
+    All convolutions have a bias; there is no norm and no activation between them. VAN's own code is
+    the case ``kernel_size=23`` (5x5, then 7x7 with dilation 3), which its paper calls "K=21".
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        kernel_size (int): Receptive field, see :func:`decompose_kernel`. Defaults to 23.
+        dilation (int, optional): Dilation of the second kernel. Defaults to None: the paper's.
+
+    Raises:
+        ValueError: If the kernel has no exact decomposition.
+    """
+
+    _abbr_ = 'lka'
+
+    def __init__(
+        self, in_channels: int, kernel_size: int = 23, dilation: int | None = None
+    ) -> None:
+        local, dilated, d = decompose_kernel(kernel_size, dilation)
+        super().__init__(
+            in_channels, {'conv0': ((local, local), 1), 'conv_spatial': ((dilated, dilated), d)}
+        )
+
+
+@MODELS.register_module()
+class LSKA(_DepthwiseGate):
+    """Large separable kernel attention: ``x * pw(dwd_v(dwd_h(dw_v(dw_h(x)))))``.
+
+    Each kernel of :class:`LKA` becomes a horizontal and a vertical 1-D kernel (arXiv 2309.01439),
+    applied in this order. The order matters at the borders: every convolution has a bias of its
+    own. There is no norm and no activation in between.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        kernel_size (int): Receptive field, see :func:`decompose_kernel`. Defaults to 23.
+        dilation (int, optional): Dilation of the second pair. Defaults to None: the paper's.
+
+    Raises:
+        ValueError: If the kernel has no exact decomposition.
+    """
+
+    _abbr_ = 'lska'
+
+    def __init__(
+        self, in_channels: int, kernel_size: int = 23, dilation: int | None = None
+    ) -> None:
+        local, dilated, d = decompose_kernel(kernel_size, dilation)
+        super().__init__(
+            in_channels,
+            {
+                'conv0h': ((1, local), 1),
+                'conv0v': ((local, 1), 1),
+                'conv_spatial_h': ((1, dilated), d),
+                'conv_spatial_v': ((dilated, 1), d),
+            },
+        )
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        rename_keys(state_dict, prefix, OFFICIAL_DETECTION_NAMES)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@MODELS.register_module()
+class LKATrivial(_DepthwiseGate):
+    """Large-kernel attention without decomposition: ``x * pw(dw(x))`` with one k x k kernel.
+
+    The reference of arXiv 2309.01439 for what the decomposition saves.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        kernel_size (int): Odd size of the depth-wise kernel. Defaults to 23.
+
+    Raises:
+        ValueError: If ``kernel_size`` is not a positive odd integer.
+    """
+
+    _abbr_ = 'lka_trivial'
+
+    def __init__(self, in_channels: int, kernel_size: int = 23) -> None:
+        check_odd(kernel_size)
+        super().__init__(in_channels, {'conv0': ((kernel_size, kernel_size), 1)})
+
+
+@MODELS.register_module()
+class LSKATrivial(_DepthwiseGate):
+    """Separable attention without dilation: ``x * pw(dw_v(dw_h(x)))`` with 1-D kernels of size k.
+
+    The reference of arXiv 2309.01439 between :class:`LKATrivial` and :class:`LSKA`.
+
+    Args:
+        in_channels (int): Channels of the input and output map.
+        kernel_size (int): Odd size of the two 1-D kernels. Defaults to 23.
+
+    Raises:
+        ValueError: If ``kernel_size`` is not a positive odd integer.
+    """
+
+    _abbr_ = 'lska_trivial'
+
+    def __init__(self, in_channels: int, kernel_size: int = 23) -> None:
+        check_odd(kernel_size)
+        super().__init__(
+            in_channels, {'conv0h': ((1, kernel_size), 1), 'conv0v': ((kernel_size, 1), 1)}
+        )

@@ -1,0 +1,33 @@
+"""Names that the official code of a layer gives to its weights."""
+
+import re
+from collections.abc import MutableMapping, Sequence
+
+Rules = Sequence[tuple[str, str]]
+
+
+def rename(key: str, rules: Rules) -> str:
+    """A name after all patterns and replacements, applied one after the other."""
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def rename_keys(state_dict: MutableMapping, prefix: str, rules: Rules) -> None:
+    """Rename the weights under ``prefix``, in place and in their order.
+
+    Args:
+        state_dict (MutableMapping): Weights.
+        prefix (str): What the names of the weights begin with; the rules see what follows it.
+        rules (Sequence[tuple[str, str]]): Patterns and replacements.
+
+    Raises:
+        KeyError: If two names stand for the same weight.
+    """
+    renamed = {}
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        name = prefix + rename(key[len(prefix) :], rules)
+        if name in renamed:
+            raise KeyError(f'the checkpoint holds {name!r} twice, once as {key!r}')
+        renamed[name] = state_dict.pop(key)
+    state_dict.update(renamed)

@@ -1,0 +1,312 @@
+"""The cascade on the CPU, arranged so that oneDNN meets only its fast cases.
+
+oneDNN's depth-wise kernels are fast, forward and backward, for channels_last maps and kernels
+without dilation; its weight gradients only for kernels that are one column wide. Everything else
+runs ten to fifty times slower. Nothing is approximated to stay within these cases:
+
+- In channels_last a map of ``H x W`` positions is also one of ``H/d x dW`` positions, or one of
+  ``H x W/d`` positions with ``dC`` channels: the same memory, in which neighbours along one axis
+  stand ``d`` apart. A 1-D kernel of dilation ``d`` has no dilation there.
+- A row of a channels_last map is a map of one column, in which a horizontal kernel is vertical.
+
+The sides are padded with zeros to multiples of the dilation, once for the cascade. That is what a
+convolution sees beyond the border anyway, provided that the padding is zero again before each one.
+"""
+
+import functools
+import math
+import platform
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from ..call_context import is_autocast, layout_of, needs_gradients
+from . import reference
+
+CHANNELS_LAST = torch.channels_last
+# Elements of the smallest map for which any cascade is faster.
+SMALLEST = 2**15
+# Elements of a map that, with the maps made of it, stays in the cache. Its memory is used again for
+# the next slice, where that of large maps is asked for anew, page by page.
+IN_SLICE = 2**19
+
+
+def can_run(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
+) -> bool:
+    """Whether this form computes the cascade as the plain one does."""
+    return (
+        x.device.type == 'cpu'
+        and x.dim() == 4
+        and x.numel() > 0
+        and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
+        and all(weight.dtype == x.dtype for weight in weights)
+        and not is_autocast('cpu')
+    )
+
+
+def wins(
+    x: torch.Tensor, weights: Sequence[torch.Tensor], dilations: Sequence[int], training: bool
+) -> bool:
+    """Whether this form is clearly the faster one where it was measured."""
+    if x.numel() < SMALLEST:
+        return False
+    kernels = tuple([weight.shape[2:] for weight in weights])
+    least = _least_elements(kernels, tuple(dilations), training, layout_of(x))
+    return x.numel() >= least and is_measured(x)
+
+
+def is_measured(x: torch.Tensor) -> bool:
+    """Whether the device, the dtype and the library are those that the rules were measured on."""
+    return (
+        x.device.type == 'cpu'
+        and x.dtype == torch.float32
+        and platform.machine() in ('x86_64', 'AMD64')
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _least_elements(
+    kernels: tuple[tuple[int, int], ...],
+    dilations: tuple[int, ...],
+    training: bool,
+    layout: torch.memory_format,
+) -> float:
+    """From which size of the map on this form wins, measured on an AMD EPYC (Zen 4)."""
+    dilated = [(k, d) for k, d in zip(kernels, dilations, strict=True) if d > 1 and max(k) > 1]
+    if dilated:
+        square = any(min(kernel) > 1 for kernel, _ in dilated)
+        # Forward, oneDNN is fast for dilated kernels too as long as they are short.
+        long = any((max(kernel) - 1) * dilation >= 16 for kernel, dilation in dilated)
+        if training:
+            return 2**16 if long else 2**18
+        if not long:
+            return math.inf
+        return SMALLEST if square else 2**17
+    if layout == CHANNELS_LAST:
+        # The kernels are oneDNN's fast cases already, but for the gradient of a horizontal one.
+        rows = training and any(height == 1 < width for height, width in kernels)
+        return 2**17 if rows else math.inf
+    long = all(min(kernel) == 1 for kernel in kernels) and max(map(max, kernels), default=1) > 11
+    return 2**16 if long else math.inf
+
+
+def run(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
+) -> torch.Tensor:
+    """Apply the convolutions in the given order, see :func:`mmlska.ops.depthwise_cascade`."""
+    if needs_gradients(x, *weights, *biases):
+        return _Cascade.apply(x, tuple(dilations), *weights, *biases)
+    return _in_slices(x, weights, biases, dilations)
+
+
+def to_channels_last(x: torch.Tensor) -> torch.Tensor:
+    """The map ``(N, C, H, W)`` in channels_last; itself if it is that already."""
+    if not x.is_contiguous() or needs_gradients(x) or x[0].numel() < 2**16:
+        return x.contiguous(memory_format=CHANNELS_LAST)
+    # PyTorch transposes large matrices by blocks, but maps element by element.
+    out = torch.empty_like(x, memory_format=CHANNELS_LAST)
+    for image, target in zip(x.flatten(2), out.permute(0, 2, 3, 1).flatten(1, 2), strict=True):
+        target.copy_(image.t())
+    return out
+
+
+class _Cascade(torch.autograd.Function):
+    """The cascade with a backward pass that stays within the fast cases too."""
+
+    @staticmethod
+    def forward(ctx, x, dilations, *parameters):
+        number = len(dilations)
+        weights, biases = parameters[:number], parameters[number:]
+        out, maps = _forward(x, weights, biases, dilations, training=True)
+        ctx.dilations = dilations
+        ctx.save_for_backward(x, *parameters, *maps)
+        return _crop(out, x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, *saved = ctx.saved_tensors
+        number = len(ctx.dilations)
+        weights, biases, maps = saved[:number], saved[number : 2 * number], saved[2 * number :]
+        needed = [flag for i, flag in enumerate(ctx.needs_input_grad) if i != 1]
+        if torch.is_grad_enabled():
+            grads = reference.backward(grad, x, weights, biases, ctx.dilations, needed)
+        else:
+            grads = _backward(grad, x, weights, maps, ctx.dilations, needed)
+        return grads[0], None, *grads[1:]
+
+
+def _in_slices(x, weights, biases, dilations):
+    """The result, without gradients, computed from as many channels at once as the cache holds."""
+    n, c, h, w = x.shape
+    channels = max(16, IN_SLICE // (n * h * w) // 16 * 16)
+    if channels >= c:
+        return _crop(_forward(x, weights, biases, dilations, training=False)[0], x)
+    out = torch.empty_like(x, memory_format=layout_of(x))
+    for start in range(0, c, channels):
+        part = slice(start, start + channels)
+        own_weights = [weight[part] for weight in weights]
+        own_biases = [None if bias is None else bias[part] for bias in biases]
+        padded, _ = _forward(x[:, part], own_weights, own_biases, dilations, training=False)
+        out[:, part] = padded[:, :, :h, :w]
+    return out
+
+
+def _forward(x, weights, biases, dilations, training):
+    """The padded result and, for training, the padded map that each convolution saw."""
+    size = x.shape[2:]
+    maps = []
+    current = _pad(x, _padded_size(size, weights, dilations, training))
+    for i, (weight, bias, dilation) in enumerate(zip(weights, biases, dilations, strict=True)):
+        if i:
+            _clear_padding(current, size, weight)
+        if training:
+            maps.append(current)
+        current = _convolve(current, weight, bias, dilation)
+    return current, maps
+
+
+def _backward(grad, x, weights, maps, dilations, needed):
+    """Gradients of the input, the weights and the biases, None where none is needed."""
+    number = len(weights)
+    need_weight, need_bias = needed[1 : 1 + number], needed[1 + number :]
+    for_weights, for_biases = [None] * number, [None] * number
+    grad = _pad(grad, maps[0].shape[2:])
+    for i in reversed(range(number)):
+        for_weights[i], for_biases[i] = _parameter_gradients(
+            grad, maps[i], weights[i], dilations[i], [need_weight[i], need_bias[i]]
+        )
+        if not (needed[0] or any(need_weight[:i]) or any(need_bias[:i])):
+            return None, *for_weights, *for_biases
+        grad = _input_gradient(grad, weights[i], dilations[i])
+        _clear_padding(grad, x.shape[2:], weights[i])
+    return _crop(grad, x), *for_weights, *for_biases
+
+
+def _padded_size(size, weights, dilations, training):
+    """Sides that the dilations divide, along each axis where that is needed."""
+    sides = []
+    for axis, side in zip((2, 3), size, strict=True):
+        steps = [
+            dilation
+            for weight, dilation in zip(weights, dilations, strict=True)
+            # Forward, oneDNN is fast for kernels of one column, dilated or not.
+            if weight.shape[axis] > 1 and (training or weight.shape[3] > 1)
+        ]
+        step = math.lcm(1, *steps)
+        sides.append(-(-side // step) * step)
+    return tuple(sides)
+
+
+def _pad(x, size):
+    """The map in channels_last with zeros up to a size; itself if there is nothing to do."""
+    height, width = x.shape[2:]
+    if (height, width) == tuple(size):
+        return to_channels_last(x)
+    if x.is_contiguous():
+        x = to_channels_last(x)
+    padded = torch.empty(
+        (*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=CHANNELS_LAST
+    )
+    padded[:, :, :height, :width] = x
+    padded[:, :, height:] = 0
+    padded[:, :, :height, width:] = 0
+    return padded
+
+
+def _clear_padding(padded, size, weight):
+    """Make the padding zero along the axes of a kernel, in place."""
+    if weight.shape[2] > 1 and padded.shape[2] > size[0]:
+        padded[:, :, size[0] :] = 0
+    if weight.shape[3] > 1 and padded.shape[3] > size[1]:
+        padded[:, :, :, size[1] :] = 0
+
+
+def _crop(padded, like):
+    """The part that is no padding, in the layout of another map."""
+    cropped = padded[:, :, : like.shape[2], : like.shape[3]]
+    return cropped.contiguous(memory_format=layout_of(like))
+
+
+def _convolve(x, weight, bias, dilation):
+    if weight.shape[3] == 1:
+        return reference.run(x, [weight], [bias], [dilation])
+    view = _undilate(x, weight, dilation)
+    repeats = view.shape[1] // x.shape[1]
+    weight_there = weight.repeat(repeats, 1, 1, 1)
+    bias_there = None if bias is None else bias.repeat(repeats)
+    return _redilate(reference.run(view, [weight_there], [bias_there], [1]), x, weight)
+
+
+def _input_gradient(grad, weight, dilation):
+    view = _undilate(grad, weight, dilation)
+    weight_there = weight.repeat(view.shape[1] // grad.shape[1], 1, 1, 1)
+    found = _convolution_backward(view, view, weight_there, [True, False, False])[0]
+    return _redilate(found, grad, weight)
+
+
+def _parameter_gradients(grad, x, weight, dilation, needed):
+    """Gradients of weight and bias, from maps in which the kernel is one column wide."""
+    horizontal = weight.shape[2] == 1
+    undilate = _rows if horizontal else _undilate
+    grad, x = (undilate(t, weight, dilation) for t in (grad, x))
+    upright = weight.transpose(2, 3) if horizontal else weight
+    # oneDNN leaves its fast case also where the kernel is longer than the map.
+    missing = [max(0, upright.shape[axis] - x.shape[axis]) for axis in (3, 2)]
+    if any(missing):
+        grad, x = (F.pad(t, (0, missing[0], 0, missing[1])) for t in (grad, x))
+    _, for_weight, for_bias = _convolution_backward(grad, x, upright, [False, *needed])
+    if horizontal and for_weight is not None:
+        for_weight = for_weight.transpose(2, 3)
+    return for_weight, for_bias
+
+
+def _convolution_backward(grad, x, weight, needed):
+    channels = len(weight)
+    reach = [size // 2 for size in weight.shape[2:]]
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, [channels], [1, 1], reach, [1, 1], False, [0, 0], channels, needed
+    )
+
+
+def _undilate(x, weight, dilation):
+    """The map in which a kernel of this dilation has none; 1-D kernels need no copy."""
+    if dilation == 1:
+        return x
+    n, c, h, w = x.shape
+    d = dilation
+    last = x.permute(0, 2, 3, 1)
+    if weight.shape[2] == 1:
+        last = last.reshape(n, h, w // d, d * c)
+    elif weight.shape[3] == 1:
+        last = last.reshape(n, h // d, d * w, c)
+    else:
+        last = last.reshape(n, h // d, d, w // d, d, c).permute(0, 2, 4, 1, 3, 5)
+        last = last.reshape(n * d * d, h // d, w // d, c)
+    return last.permute(0, 3, 1, 2)
+
+
+def _redilate(view, x, weight):
+    """Undo :func:`_undilate` for a map of the shape of ``x``."""
+    n, c, h, w = x.shape
+    last = view.permute(0, 2, 3, 1)
+    if weight.shape[2] > 1 and weight.shape[3] > 1:
+        d = h // view.shape[2]
+        last = last.reshape(n, d, d, h // d, w // d, c).permute(0, 3, 1, 4, 2, 5)
+    return last.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _rows(x, weight, dilation):
+    """Each row as a map of ``dilation`` columns, in which a horizontal kernel is vertical."""
+    n, c, h, w = x.shape
+    last = x.permute(0, 2, 3, 1).reshape(n * h, w // dilation, dilation, c)
+    return last.permute(0, 3, 1, 2)

@@ -1,0 +1,468 @@
+"""Triton kernels of one or two 1-D depth-wise convolutions along one axis, and their gradients.
+
+A program marches along some lines of the map, rows or columns, for some channels, and keeps what
+the kernels see in registers: every value is loaded once, the map between two convolutions is never
+in memory, and there is no halo but at the ends of a segment, where lines are cut to fill the GPU.
+The backward pass computes the map in between again, and the gradients of input, weights and biases
+in one march. Sums are in float32, in float64 for float64 maps. Weights are summed in a fixed order.
+
+Maps have dense channels (channels_last); the other strides may be any.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from .schedule import MOST_KEPT, March
+
+# None of these is tuned on a GPU: warps of a program; positions that are loaded ahead while as many
+# are computed, forward and backward; programs for each multiprocessor up to which lines are cut
+# into segments.
+NUM_WARPS = 4
+AHEAD, AHEAD_BACK = 8, 4
+PROGRAMS = 4
+# Values that are kept for each position of a tile up to which a thread takes two positions.
+MOST_FOR_TWO = 64
+OPTIONS = dict(num_warps=NUM_WARPS, enable_fp_fusion=True)
+SUMS = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+@triton.jit
+def _place(num_lines, length, channels, segment, LINES: tl.constexpr, CHANNELS: tl.constexpr):
+    """Lines, first position and channels of this program."""
+    program = tl.program_id(0)
+    # Channels vary first: programs of one place run side by side, as they lie in memory.
+    channel_tiles = tl.cdiv(channels, CHANNELS)
+    channel = program % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
+    program = program // channel_tiles
+    segments = tl.cdiv(length, segment)
+    line = program // segments * LINES + tl.arange(0, LINES)
+    return line, program % segments * segment, channel, program
+
+
+@triton.jit
+def _offsets(line, channel, lines, s_image, s_line):
+    """Where the lines begin, in 64 bits: maps may have more than 2**31 elements."""
+    image = (line // lines).to(tl.int64)
+    start = image * s_image + (line % lines).to(tl.int64) * s_line
+    return start[:, None] + channel[None, :]
+
+
+@triton.jit
+def _taps(weight, channel, channels, SIZE: tl.constexpr, DTYPE: tl.constexpr):
+    taps = ()
+    for t in tl.static_range(SIZE):
+        tap = tl.load(weight + channel * SIZE + t, mask=channel < channels, other=0.0)
+        taps = taps + (tap.to(DTYPE)[None, :],)
+    return taps
+
+
+@triton.jit
+def _bias(bias, channel, channels, DTYPE: tl.constexpr):
+    # What follows a return is compiled too: only the else hides it.
+    if bias is None:
+        return tl.zeros((1, channel.shape[0]), DTYPE)
+    else:
+        return tl.load(bias + channel, mask=channel < channels, other=0.0).to(DTYPE)[None, :]
+
+
+@triton.jit
+def _sees(line, lines, tap: tl.constexpr, SIZE: tl.constexpr, DILATION: tl.constexpr):
+    """Whether a tap of the convolution along the other axis meets the map."""
+    seen = line % lines + (tap - SIZE // 2) * DILATION
+    return ((seen >= 0) & (seen < lines))[:, None]
+
+
+@triton.jit
+def _middle_bias(
+    bias, across, across_bias, line, channel, lines, channels,
+    ACROSS: tl.constexpr, DILATION: tl.constexpr, DTYPE: tl.constexpr, start,
+):  # fmt: skip
+    """What is added behind the first convolution."""
+    added = start + _bias(bias, channel, channels, DTYPE)
+    if across_bias is not None:
+        spread = _bias(across_bias, channel, channels, DTYPE)
+        taps = _taps(across, channel, channels, ACROSS, DTYPE)
+        for t in tl.static_range(ACROSS):
+            added += tl.where(_sees(line, lines, t, ACROSS, DILATION), spread * taps[t], 0.0)
+    return added
+
+
+@triton.jit
+def _zeros(start, COUNT: tl.constexpr):
+    window = ()
+    for _ in tl.static_range(COUNT):
+        window = window + (start,)
+    return window
+
+
+@triton.jit
+def _within(position, begin, end):
+    """Whether ``begin <= position < end``, in one comparison."""
+    return tl.cast(position - begin, tl.uint32) < tl.cast(end - begin, tl.uint32)
+
+
+@triton.jit
+def _load_ahead(pointer, position, length, stride, present, COUNT: tl.constexpr):
+    """The values at a position and at those behind it, zero outside the map."""
+    place = pointer + tl.cast(position, tl.int64) * stride
+    values = ()
+    for u in tl.static_range(COUNT):
+        inside = tl.where(_within(position + u, 0, length), present, False)
+        step = tl.cast(stride, tl.int64) * u
+        values = values + (tl.load(place + step, mask=inside, other=0.0),)
+    return values
+
+
+@triton.jit
+def _correlate(total, taps, window, SIZE: tl.constexpr, DILATION: tl.constexpr):
+    for t in tl.static_range(SIZE):
+        total += taps[t] * window[t * DILATION]
+    return total
+
+
+@triton.jit
+def _convolve(total, taps, window, SIZE: tl.constexpr, DILATION: tl.constexpr):
+    """The same with the kernel reversed, as gradients pass it."""
+    for t in tl.static_range(SIZE):
+        total += taps[t] * window[(SIZE - 1 - t) * DILATION]
+    return total
+
+
+@triton.jit(do_not_specialize=['num_lines', 'lines', 'length', 'segment'])
+def _march_kernel(
+    x, y, w1, b1, w2, b2, wa, ba,
+    num_lines, lines, length, channels, segment,
+    s_image, s_line, s_position, t_image, t_line, t_position,
+    K1: tl.constexpr, D1: tl.constexpr, K2: tl.constexpr, D2: tl.constexpr,
+    KA: tl.constexpr, DA: tl.constexpr,
+    LINES: tl.constexpr, CHANNELS: tl.constexpr, AHEAD: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    R1: tl.constexpr = K1 // 2 * D1
+    R2: tl.constexpr = K2 // 2 * D2
+    line, begin, channel, _ = _place(num_lines, length, channels, segment, LINES, CHANNELS)
+    present = (line < num_lines)[:, None] & (channel < channels)[None, :]
+    source = x + _offsets(line, channel, lines, s_image, s_line)
+    target = y + _offsets(line, channel, lines, t_image, t_line)
+    start = tl.zeros((LINES, CHANNELS), DTYPE)
+    taps1 = _taps(w1, channel, channels, K1, DTYPE)
+    bias1 = _middle_bias(b1, wa, ba, line, channel, lines, channels, KA, DA, DTYPE, start)
+    xs = _zeros(start, (K1 - 1) * D1 + 1)
+    if K2 > 0:
+        taps2 = _taps(w2, channel, channels, K2, DTYPE)
+        bias2 = start + _bias(b2, channel, channels, DTYPE)
+        mids = _zeros(start, (K2 - 1) * D2 + 1)
+    end = tl.minimum(begin + segment, length)
+    # What lies before the map is zero, as the windows are.
+    first = tl.maximum(begin - R1 - R2, 0)
+    ahead = _load_ahead(source, first, length, s_position, present, AHEAD)
+    for step in range(first, end + R1 + R2, AHEAD):
+        values = ahead
+        ahead = _load_ahead(source, step + AHEAD, length, s_position, present, AHEAD)
+        place = target + tl.cast(step - R1 - R2, tl.int64) * t_position
+        for u in tl.static_range(AHEAD):
+            xs = xs[1:] + (values[u].to(DTYPE),)
+            total = _correlate(bias1, taps1, xs, K1, D1)
+            at = step + (u - R1)
+            if K2 > 0:
+                mids = mids[1:] + (tl.where(_within(at, 0, length), total, 0.0),)
+                total = _correlate(bias2, taps2, mids, K2, D2)
+            own = tl.where(_within(at - R2, begin, end), present, False)
+            there = place + tl.cast(t_position, tl.int64) * u
+            tl.store(there, total.to(y.dtype.element_ty), mask=own)
+
+
+@triton.jit
+def _write_sums(partial, values, channel, channels, COUNT: tl.constexpr):
+    """Sums over the lines of this program, ``(C, COUNT)``; returns where the next ones stand."""
+    for t in tl.static_range(COUNT):
+        place = partial + channel * COUNT + t
+        tl.store(place, tl.sum(values[t], axis=0), mask=channel < channels)
+    return partial + channels * COUNT
+
+
+@triton.jit(do_not_specialize=['num_lines', 'lines', 'length', 'segment'])
+def _march_back_kernel(
+    g, x, gx, partial, w1, b1, w2, wa, ba,
+    num_lines, lines, length, channels, segment,
+    g_image, g_line, g_position, s_image, s_line, s_position, t_image, t_line, t_position,
+    K1: tl.constexpr, D1: tl.constexpr, K2: tl.constexpr, D2: tl.constexpr,
+    KA: tl.constexpr, DA: tl.constexpr, FOR_INPUT: tl.constexpr, FOR_WEIGHTS: tl.constexpr,
+    LINES: tl.constexpr, CHANNELS: tl.constexpr, AHEAD: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    R1: tl.constexpr = K1 // 2 * D1
+    R2: tl.constexpr = K2 // 2 * D2
+    line, begin, channel, program = _place(num_lines, length, channels, segment, LINES, CHANNELS)
+    present = (line < num_lines)[:, None] & (channel < channels)[None, :]
+    g_source = g + _offsets(line, channel, lines, g_image, g_line)
+    start = tl.zeros((LINES, CHANNELS), DTYPE)
+    end = tl.minimum(begin + segment, length)
+    first = tl.maximum(begin - R1 - R2, 0)
+    taps1 = _taps(w1, channel, channels, K1, DTYPE)
+    if K2 > 0:
+        taps2 = _taps(w2, channel, channels, K2, DTYPE)
+        gs = _zeros(start, (K2 - 1) * D2 + 1)
+    if FOR_INPUT:
+        target = gx + _offsets(line, channel, lines, t_image, t_line)
+        inner = _zeros(start, (K1 - 1) * D1 + 1)
+    if FOR_WEIGHTS:
+        source = x + _offsets(line, channel, lines, s_image, s_line)
+        bias1 = _middle_bias(b1, wa, ba, line, channel, lines, channels, KA, DA, DTYPE, start)
+        xs = _zeros(start, (K1 - 1) * D1 + 1)
+        for_w1 = _zeros(start, K1)
+        for_w2 = _zeros(start, K2)
+        for_b1 = start
+        for_b2 = start
+        # The window of the input is to be full where the first gradient is.
+        first = tl.minimum(first, tl.maximum(begin - R1, 0) - R1 + R2)
+        x_ahead = _load_ahead(source, first - R2 + R1, length, s_position, present, AHEAD)
+    g_ahead = _load_ahead(g_source, first, length, g_position, present, AHEAD)
+    for step in range(first, end + R1 + R2, AHEAD):
+        g_values = g_ahead
+        g_ahead = _load_ahead(g_source, step + AHEAD, length, g_position, present, AHEAD)
+        if FOR_WEIGHTS:
+            x_values = x_ahead
+            x_ahead = _load_ahead(
+                source, step + (AHEAD - R2 + R1), length, s_position, present, AHEAD
+            )
+        if FOR_INPUT:
+            place = target + tl.cast(step - R1 - R2, tl.int64) * t_position
+        for u in tl.static_range(AHEAD):
+            # The position between the convolutions.
+            at = step + (u - R2)
+            grad = g_values[u].to(DTYPE)
+            if K2 > 0:
+                gs = gs[1:] + (grad,)
+                grad = _convolve(start, taps2, gs, K2, D2)
+                grad = tl.where(_within(at, 0, length), grad, 0.0)
+            if FOR_WEIGHTS:
+                own = _within(at, begin, end)
+                xs = xs[1:] + (x_values[u].to(DTYPE),)
+                own_grad = tl.where(own, grad, 0.0)
+                added = ()
+                for t in tl.static_range(K1):
+                    added = added + (for_w1[t] + own_grad * xs[t * D1],)
+                for_w1 = added
+                for_b1 += own_grad
+                if K2 > 0:
+                    mid = tl.where(own, _correlate(bias1, taps1, xs, K1, D1), 0.0)
+                    added = ()
+                    for t in tl.static_range(K2):
+                        added = added + (for_w2[t] + mid * gs[(K2 - 1 - t) * D2],)
+                    for_w2 = added
+                    for_b2 += tl.where(own, gs[R2], 0.0)
+            if FOR_INPUT:
+                inner = inner[1:] + (grad,)
+                total = _convolve(start, taps1, inner, K1, D1)
+                kept = tl.where(_within(at - R1, begin, end), present, False)
+                there = place + tl.cast(t_position, tl.int64) * u
+                tl.store(there, total.to(gx.dtype.element_ty), mask=kept)
+    if FOR_WEIGHTS:
+        place = partial + program.to(tl.int64) * (K1 + K2 + KA + 2) * channels
+        place = _write_sums(place, for_w1, channel, channels, K1)
+        place = _write_sums(place, (for_b1,), channel, channels, 1)
+        place = _write_sums(place, for_w2, channel, channels, K2)
+        place = _write_sums(place, (for_b2,), channel, channels, 1)
+        seen = ()
+        for t in tl.static_range(KA):
+            seen = seen + (tl.where(_sees(line, lines, t, KA, DA), for_b1, 0.0),)
+        _write_sums(place, seen, channel, channels, KA)
+
+
+def march(
+    x: torch.Tensor,
+    steps: March,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+) -> torch.Tensor:
+    """Apply the one or two convolutions of a march.
+
+    Args:
+        x (Tensor): Map ``(N, C, H, W)`` with dense channels.
+        steps (March): Which of the convolutions.
+        weights (Sequence[Tensor]): Kernels of the cascade, contiguous.
+        biases (Sequence[Tensor | None]): Its biases, contiguous.
+
+    Returns:
+        Tensor: Map ``(N, C, H, W)`` in channels_last.
+    """
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    tiles = _Tiles(x, steps, steps.kept_forward(), AHEAD)
+    across, across_bias, across_sizes = _across(steps, weights, biases)
+    if tiles.number:
+        with torch.cuda.device_of(x):
+            _march_kernel[(tiles.number,)](
+                x,
+                y,
+                *_parameters(steps, weights, biases),
+                across,
+                across_bias,
+                *tiles.geometry,
+                *_strides(x, steps),
+                *_strides(y, steps),
+                *_sizes(steps),
+                *across_sizes,
+                *tiles.shape,
+                **OPTIONS,
+            )
+    return y
+
+
+def march_back(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    steps: March,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    for_input: bool,
+    for_weights: bool,
+) -> tuple[torch.Tensor | None, tuple[torch.Tensor, ...]]:
+    """Gradients of a march.
+
+    Args:
+        grad (Tensor): Gradient of its output, with dense channels.
+        x (Tensor): Its input, with dense channels.
+        steps (March): What it applied.
+        weights (Sequence[Tensor]): Kernels of the cascade, contiguous.
+        biases (Sequence[Tensor | None]): Its biases, contiguous.
+        for_input (bool): Whether the gradient of the input is wanted.
+        for_weights (bool): Whether those of the parameters are wanted.
+
+    Returns:
+        tuple[Tensor | None, tuple[Tensor, ...]]: Gradient of the input in channels_last. Those of
+            the first kernel ``(C, K1)``, of what is added behind it ``(C, 1)``, of the second
+            kernel ``(C, K2)`` and what is added behind that ``(C, 1)``; and for each tap of
+            ``across`` the sum of the second of these over the lines on which the tap meets the map
+            ``(C, KA)``.
+    """
+    if for_input and for_weights and steps.kept_backward(True, True) > MOST_KEPT:
+        gx, _ = march_back(grad, x, steps, weights, biases, True, False)
+        return gx, march_back(grad, x, steps, weights, biases, False, True)[1]
+    gx = torch.empty_like(x, memory_format=torch.channels_last) if for_input else None
+    tiles = _Tiles(x, steps, steps.kept_backward(for_input, for_weights), AHEAD_BACK)
+    across, across_bias, across_sizes = _across(steps, weights, biases)
+    counts = (steps.first.size, 1, steps.second.size if steps.second else 0, 1, across_sizes[0])
+    partial = None
+    if for_weights:
+        size = (tiles.number // tiles.along_channels, sum(counts) * x.shape[1])
+        partial = torch.empty(size, dtype=_sum_dtype(x), device=x.device)
+    if tiles.number:
+        first, first_bias, second, _ = _parameters(steps, weights, biases)
+        with torch.cuda.device_of(x):
+            _march_back_kernel[(tiles.number,)](
+                grad,
+                x,
+                gx,
+                partial,
+                first,
+                first_bias,
+                second,
+                across,
+                across_bias,
+                *tiles.geometry,
+                *_strides(grad, steps),
+                *_strides(x, steps),
+                *_strides(grad if gx is None else gx, steps),
+                *_sizes(steps),
+                *across_sizes,
+                for_input,
+                for_weights,
+                *tiles.shape,
+                **OPTIONS,
+            )
+    if not for_weights:
+        return gx, ()
+    sums = partial.sum(0).split([count * x.shape[1] for count in counts])
+    return gx, tuple(part.view(x.shape[1], -1) if part.numel() else part for part in sums)
+
+
+class _Tiles:
+    """How a march over a map is divided among programs.
+
+    Attributes:
+        number: Programs.
+        along_channels: How many of them stand side by side, at different channels.
+        geometry: Lines in all and in an image, positions of a line, channels, positions of a
+            segment.
+        shape: Lines and channels of a tile, positions loaded ahead, dtype of sums.
+    """
+
+    def __init__(self, x: torch.Tensor, steps: March, kept: int, ahead: int) -> None:
+        images, channels, *sides = x.shape
+        length, lines = sides[steps.axis - 2], sides[3 - steps.axis]
+        tile_lines, tile_channels = tile_shape(channels, kept, x.dtype, x.device.type)
+        self.along_channels = _divide_up(channels, tile_channels)
+        whole = self.along_channels * _divide_up(images * lines, tile_lines)
+        segments = number_of_segments(length, steps.reach, whole, processors(x.device))
+        segment = _divide_up(length, segments) if length else 1
+        self.number = whole * _divide_up(length, segment)
+        self.geometry = (images * lines, lines, length, channels, segment)
+        self.shape = (tile_lines, tile_channels, ahead, SUMS[_sum_dtype(x)])
+
+
+def _divide_up(number: int, divisor: int) -> int:
+    return -(-number // divisor)
+
+
+def tile_shape(channels: int, kept: int, dtype: torch.dtype, device_type: str) -> tuple[int, int]:
+    """Lines and channels of a tile: what a warp loads at once is one piece of memory."""
+    values = 2 if kept <= MOST_FOR_TWO and dtype != torch.float64 else 1
+    # What is interpreted takes its time for each operation, not for each element.
+    widest = 32 * values * (1 if device_type == 'cuda' else 16)
+    width = min(1 << (channels - 1).bit_length(), widest)
+    if width == widest and _divide_up(channels, width // 2) % 2:
+        # Half as wide a tile leaves fewer lanes idle.
+        width //= 2
+    return NUM_WARPS * widest // width, width
+
+
+def number_of_segments(length: int, reach: int, tiles: int, processors: int) -> int:
+    """Into how many segments lines are cut.
+
+    As many as it takes to fill the GPU; but what a segment computes anew, because it sees what
+    others compute, is never more than itself.
+    """
+    most = max(1, length // (2 * reach + 1))
+    return min(most, _divide_up(PROGRAMS * processors, max(1, tiles)))
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU."""
+    if device.type != 'cuda':
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _sum_dtype(x):
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _strides(x, steps):
+    """Distances of images, lines and positions in memory."""
+    return x.stride(0), x.stride(5 - steps.axis), x.stride(steps.axis)
+
+
+def _sizes(steps):
+    second = (steps.second.size, steps.second.dilation) if steps.second else (0, 1)
+    return steps.first.size, steps.first.dilation, *second
+
+
+def _parameters(steps, weights, biases):
+    """Kernel and bias of the first convolution and of the second, where they are."""
+    found = []
+    for conv in (steps.first, steps.second):
+        found.append(weights[conv.index] if conv else None)
+        found.append(biases[conv.bias] if conv and conv.bias is not None else None)
+    return found
+
+
+def _across(steps, weights, biases):
+    """Kernel, bias, and length and dilation of the convolution that was moved."""
+    conv = steps.across
+    if conv is None or biases[conv.bias] is None:
+        return None, None, (0, 1)
+    return weights[conv.index], biases[conv.bias], (conv.size, conv.dilation)

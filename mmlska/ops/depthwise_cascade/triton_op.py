@@ -1,0 +1,240 @@
+"""The cascade on the GPU, by two marches over a channels_last map.
+
+See ``schedule.py`` for the order of the convolutions, ``triton_kernels.py`` for the kernels.
+Forward each march reads a map and writes one, backward it reads two and writes one. For the
+backward pass the input and the map between the marches are kept.
+
+Compilers and ``torch.export`` see one operator, ``mmlska::depthwise_cascade``, and its gradient.
+Eager calls do without it: passing an operator takes longer than a small map.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import custom_ops
+from ..call_context import is_autocast, is_compiling, layout_of, needs_gradients
+from ..triton_support import takes
+from . import reference
+from .schedule import plan_of
+
+Biases = Sequence[torch.Tensor | None]
+# Elements of the smallest map, in inference and in training, for which this form is taken. Not
+# measured: below, launches take longer than kernels. Two of ours stand for four of PyTorch's in
+# inference, a dozen for three times as many in training.
+SMALLEST = {False: 2**18, True: 2**16}
+
+
+def can_run(
+    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Biases, dilations: Sequence[int]
+) -> bool:
+    """Whether this form computes the cascade as the plain one does."""
+    return takes(x, weights, biases) and bool(plan_of(weights, dilations))
+
+
+def wins(
+    x: torch.Tensor, weights: Sequence[torch.Tensor], dilations: Sequence[int], training: bool
+) -> bool:
+    """Whether this form is expected to be faster. Not measured."""
+    return x.is_cuda and x.numel() >= SMALLEST[training]
+
+
+def run(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Biases,
+    dilations: Sequence[int],
+) -> torch.Tensor:
+    """Apply the convolutions in the given order, see :func:`mmlska.ops.depthwise_cascade`."""
+    if is_autocast(x.device.type):
+        x = custom_ops.as_autocast(x, x.device.type)
+    if is_compiling():
+        # Lists in an operator hold no None, or autograd overlooks the rest of them.
+        present = [bias for bias in biases if bias is not None]
+        biased = [bias is not None for bias in biases]
+        call = x, [*weights, *present], biased, list(dilations)
+        return torch.ops.mmlska.depthwise_cascade(*call)[0]
+    if needs_gradients(x, *weights, *biases):
+        return _Cascade.apply(x, tuple(dilations), *weights, *biases)
+    return _forward(x, weights, biases, dilations)[0]
+
+
+class _Cascade(torch.autograd.Function):
+    """What eager calls record."""
+
+    @staticmethod
+    def forward(ctx, x, dilations, *parameters):
+        number = len(dilations)
+        out, between = _forward(x, parameters[:number], parameters[number:], dilations)
+        ctx.dilations = dilations
+        ctx.save_for_backward(x, between, *parameters)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, between, *parameters = ctx.saved_tensors
+        number = len(ctx.dilations)
+        call = x, parameters[:number], parameters[number:], ctx.dilations
+        needed = [flag for i, flag in enumerate(ctx.needs_input_grad) if i != 1]
+        if torch.is_grad_enabled():
+            grads = reference.backward(grad, *call, needed)
+        else:
+            grads = _backward(grad, between, *call, needed)
+        return grads[0], None, *grads[1:]
+
+
+def _forward(x, weights, biases, dilations):
+    """The result in the layout of the map, and the map between two marches, else an empty one."""
+    from . import triton_kernels
+
+    steps = plan_of(weights, dilations)
+    weights, biases = _dense(weights), _dense(biases)
+    maps = [_with_dense_channels(x)]
+    for step in steps:
+        maps.append(triton_kernels.march(maps[-1], step, weights, biases))
+    between = maps[1] if len(steps) == 2 else x.new_empty(0)
+    return maps[-1].contiguous(memory_format=layout_of(x)), between
+
+
+def _backward(grad, between, x, weights, biases, dilations, needed):
+    """Gradients of the map, the weights and the biases, None where none is needed."""
+    from . import triton_kernels
+
+    steps = plan_of(weights, dilations)
+    leaves = x, *weights, *biases
+    found = [None] * len(leaves)
+    weights, biases = _dense(weights), _dense(biases)
+    grad = _with_dense_channels(grad)
+    for i in reversed(range(len(steps))):
+        before = needed[0] or any(needed[p] for step in steps[:i] for p in _parameters(step, found))
+        own = any(needed[p] for p in _parameters(steps[i], found))
+        seen = between if i else _with_dense_channels(x)
+        grad, sums = triton_kernels.march_back(grad, seen, steps[i], weights, biases, before, own)
+        if own:
+            _add(found, steps[i], sums, weights, biases)
+        if not before:
+            break
+    found[0] = grad.contiguous(memory_format=layout_of(x)) if needed[0] else None
+    return [
+        value.reshape(leaf.shape).to(leaf.dtype) if flag else None
+        for value, leaf, flag in zip(found, leaves, needed, strict=True)
+    ]
+
+
+def _parameters(step, found):
+    """Places of the parameters of a march behind the map: all weights, then all biases."""
+    number = len(found) // 2
+    convs = [conv for conv in (step.first, step.second, step.across) if conv]
+    for conv in convs:
+        yield 1 + conv.index
+        if conv.bias is not None:
+            yield 1 + number + conv.bias
+
+
+def _add(found, step, sums, weights, biases):
+    """Make gradients of the parameters of a march from its sums."""
+    first, first_bias, second, second_bias, across = sums
+    number = len(weights)
+
+    def add(place, value):
+        found[place] = value if found[place] is None else found[place] + value
+
+    add(1 + step.first.index, first)
+    add(1 + number + step.first.bias, first_bias)
+    if step.second:
+        add(1 + step.second.index, second)
+        if step.second.bias is not None:
+            add(1 + number + step.second.bias, second_bias)
+    if across.numel():
+        # Each tap of the convolution that was moved sees the bias wherever it meets the map.
+        kernel, bias = weights[step.across.index], biases[step.across.bias]
+        add(1 + step.across.index, bias[:, None] * across)
+        add(1 + number + step.across.bias, (kernel.flatten(1) * across).sum(1))
+
+
+def _dense(parameters):
+    return [None if p is None else p.contiguous() for p in parameters]
+
+
+def _with_dense_channels(x):
+    """The map in a layout in which the kernels are fast."""
+    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+# Lists in an operator hold no None, or autograd overlooks the rest of them: weights and biases are
+# one list there, and flags tell which weights have a bias.
+
+
+def _split(items, biased, missing=None):
+    """What belongs to the weights, and what to the biases where there are any."""
+    number = len(biased)
+    rest = iter(items[number:])
+    return items[:number], [next(rest) if flag else missing for flag in biased]
+
+
+def _spread_flags(needed, biased):
+    """Flags for the map, all weights, and all biases, present or not."""
+    for_weights, for_biases = _split(needed[1:], biased, False)
+    return [needed[0], *for_weights, *for_biases]
+
+
+def _operator(x, parameters, biased, dilations):
+    return _forward(x, *_split(parameters, biased), dilations)
+
+
+def _fake_operator(x, parameters, biased, dilations):
+    is_pair = len(plan_of(parameters[: len(biased)], dilations)) == 2
+    channels_last = torch.channels_last
+    between = torch.empty_like(x, memory_format=channels_last) if is_pair else x.new_empty(0)
+    return torch.empty_like(x, memory_format=layout_of(x)), between
+
+
+def _operator_backward(grad, between, x, parameters, biased, dilations, needed):
+    """Those gradients that are needed. What an operator returns shares no memory, unlike sums."""
+    call = x, *_split(parameters, biased), dilations, _spread_flags(needed, biased)
+    for_x, *for_parameters = _backward(grad, between, *call)
+    found = [for_x, *(None if value is None else value.clone() for value in for_parameters)]
+    return [value for value in found if value is not None]
+
+
+def _fake_operator_backward(grad, between, x, parameters, biased, dilations, needed):
+    leaves = zip((x, *parameters), needed, strict=True)
+    return [torch.empty_like(leaf, memory_format=layout_of(leaf)) for leaf, flag in leaves if flag]
+
+
+def _save(ctx, inputs, output):
+    x, parameters, *ctx.settings = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, output[1], *parameters)
+
+
+def _differentiate(ctx, grad, _):
+    x, between, *parameters = ctx.saved_tensors
+    biased, dilations = ctx.settings
+    if grad is None:
+        return None, [None] * len(parameters), None, None
+    needed = [ctx.needs_input_grad[0], *ctx.needs_input_grad[1]]
+    if torch.is_grad_enabled():
+        call = x, *_split(parameters, biased), dilations, _spread_flags(needed, biased)
+        found = iter(value for value in reference.backward(grad, *call) if value is not None)
+    else:
+        call = grad, between, x, parameters, biased, dilations, needed
+        found = iter(torch.ops.mmlska.depthwise_cascade_backward(*call))
+    grads = [next(found) if flag else None for flag in needed]
+    return grads[0], grads[1:], None, None
+
+
+if custom_ops.EXIST:
+    CALL = 'Tensor x, Tensor[] parameters, bool[] biased, int[] dilations'
+    custom_ops.define(
+        'depthwise_cascade', f'({CALL}) -> (Tensor, Tensor)', _operator, _fake_operator
+    )
+    custom_ops.define(
+        'depthwise_cascade_backward',
+        f'(Tensor grad, Tensor between, {CALL}, bool[] needed) -> Tensor[]',
+        _operator_backward,
+        _fake_operator_backward,
+    )
+    custom_ops.differentiate('depthwise_cascade', _differentiate, _save)
+    custom_ops.cast_first('depthwise_cascade')

@@ -1,0 +1,257 @@
+"""Triton kernels of the 3x3 depth-wise convolution with GELU, forward and backward.
+
+A program computes a tile of a few rows by some columns by some channels. It asks for everything it
+needs of the map before it computes anything, so that many loads are under way at once; what
+neighbouring tiles share comes from the cache. Sums are in float32, in float64 for float64 maps.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..call_context import layout_of
+
+# Values of a tile: four for each thread, in float64 one.
+ELEMENTS = 512
+# Columns or channels of a tile, whichever are dense in memory.
+MOST_DENSE = 64
+# Rows of a tile; fewer where the gradients of the weights are summed, which takes registers.
+ROWS = 4
+GRADIENT_ROWS = 2
+# A program adds up the gradients of the weights over at most so many tiles below each other,
+# provided that there remain enough programs to fill a large GPU.
+MOST_STEPS = 16
+ENOUGH_PROGRAMS = 1024
+
+
+@triton.jit
+def _place(height, width, num_channels, ROWS, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Image, first row, columns and channels of this program."""
+    program = tl.program_id(0)
+    # Programs of one place in the map run side by side: their channels are neighbours in memory.
+    channel_tiles = tl.cdiv(num_channels, CHANNELS)
+    channels = program % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
+    tile = program // channel_tiles
+    column_tiles = tl.cdiv(width, COLUMNS)
+    columns = tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
+    tile = tile // column_tiles
+    row_tiles = tl.cdiv(height, ROWS)
+    return tile // row_tiles, tile % row_tiles * ROWS, columns, channels
+
+
+@triton.jit
+def _offsets(image, row, columns, channels, s_image, s_row, s_column, s_channel):
+    """Where a row lies, in 64 bits: maps may have more than 2**31 elements."""
+    start = image.to(tl.int64) * s_image + row.to(tl.int64) * s_row
+    inner = (columns.to(tl.int64) * s_column)[:, None] + (channels.to(tl.int64) * s_channel)[None]
+    return start + inner
+
+
+@triton.jit
+def _load_surroundings(
+    x, row, columns, present, height, width, s_row, s_column, ROWS: tl.constexpr
+):
+    """From one row above to one below, each shifted by -1, 0 and 1 columns: entry 3 i + j."""
+    tiles = ()
+    for i in tl.static_range(ROWS + 2):
+        y = row + (i - 1)
+        # A row outside the map has no columns.
+        end = tl.where((y >= 0) & (y < height), width, 0)
+        for j in tl.static_range(3):
+            at = columns + (j - 1)
+            inside = ((at >= 0) & (at < end))[:, None] & present
+            shift = tl.cast(i - 1, tl.int64) * s_row + tl.cast(j - 1, tl.int64) * s_column
+            tiles = tiles + (tl.load(x + shift, mask=inside, other=0.0),)
+    return tiles
+
+
+@triton.jit
+def _load_taps(taps, channels, num_channels):
+    loaded = ()
+    for t in tl.static_range(9):
+        tap = tl.load(taps + t * num_channels + channels, mask=channels < num_channels, other=0.0)
+        loaded = loaded + (tap[None, :],)
+    return loaded
+
+
+@triton.jit
+def _convolve_row(tiles, taps, start, ROW: tl.constexpr):
+    total = start
+    for t in tl.static_range(9):
+        total += taps[t] * tiles[3 * ROW + t].to(start.dtype)
+    return total
+
+
+@triton.jit
+def _load_bias(bias, like, channels, num_channels, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr):
+    start = tl.zeros((COLUMNS, CHANNELS), like.dtype.element_ty)
+    if bias is not None:
+        value = tl.load(bias + channels, mask=channels < num_channels, other=0.0)
+        start += value.to(start.dtype)[None, :]
+    return start
+
+
+@triton.jit
+def _gelu(x):
+    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+
+
+@triton.jit
+def _gelu_slope(x):
+    chance = 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
+    return chance + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
+
+
+@triton.jit(do_not_specialize=['height', 'width'])
+def _convolve_kernel(
+    x,
+    taps,
+    bias,
+    out,
+    height,
+    width,
+    num_channels,
+    s_image,
+    s_row,
+    s_column,
+    s_channel,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    GELU: tl.constexpr,
+):
+    image, row, columns, channels = _place(height, width, num_channels, ROWS, COLUMNS, CHANNELS)
+    at = _offsets(image, row, columns, channels, s_image, s_row, s_column, s_channel)
+    present = (channels < num_channels)[None, :]
+    tiles = _load_surroundings(x + at, row, columns, present, height, width, s_row, s_column, ROWS)
+    weights = _load_taps(taps, channels, num_channels)
+    start = _load_bias(bias, taps, channels, num_channels, COLUMNS, CHANNELS)
+    for r in tl.static_range(ROWS):
+        result = _convolve_row(tiles, weights, start, r)
+        if GELU:
+            result = _gelu(result)
+        own = (columns < tl.where(row + r < height, width, 0))[:, None] & present
+        place = out + at + tl.cast(r, tl.int64) * s_row
+        tl.store(place, result.to(out.dtype.element_ty), mask=own)
+
+
+@triton.jit(do_not_specialize=['height', 'width', 'steps'])
+def _differentiate_kernel(
+    grad,
+    x,
+    taps,
+    bias,
+    for_inner,
+    partial,
+    height,
+    width,
+    num_channels,
+    s_image,
+    s_row,
+    s_column,
+    s_channel,
+    steps,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    image, first, columns, channels = _place(
+        height, width, num_channels, ROWS * steps, COLUMNS, CHANNELS
+    )
+    present = (channels < num_channels)[None, :]
+    weights = _load_taps(taps, channels, num_channels)
+    start = _load_bias(bias, taps, channels, num_channels, COLUMNS, CHANNELS)
+    zero = tl.zeros((COLUMNS, CHANNELS), taps.dtype.element_ty)
+    for_bias = zero
+    for_taps = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
+    for step in range(steps):
+        row = first + step * ROWS
+        at = _offsets(image, row, columns, channels, s_image, s_row, s_column, s_channel)
+        tiles = _load_surroundings(
+            x + at, row, columns, present, height, width, s_row, s_column, ROWS
+        )
+        grads, own = (), ()
+        for r in tl.static_range(ROWS):
+            inside = (columns < tl.where(row + r < height, width, 0))[:, None] & present
+            place = grad + at + tl.cast(r, tl.int64) * s_row
+            grads = grads + (tl.load(place, mask=inside, other=0.0),)
+            own = own + (inside,)
+        for r in tl.static_range(ROWS):
+            slope = _gelu_slope(_convolve_row(tiles, weights, start, r))
+            inner = grads[r].to(start.dtype) * slope
+            for_bias += inner
+            added = ()
+            for t in tl.static_range(9):
+                added = added + (for_taps[t] + inner * tiles[3 * r + t].to(start.dtype),)
+            for_taps = added
+            place = for_inner + at + tl.cast(r, tl.int64) * s_row
+            tl.store(place, inner.to(for_inner.dtype.element_ty), mask=own[r])
+    tile = tl.program_id(0) // tl.cdiv(num_channels, CHANNELS)
+    place = partial + tile.to(tl.int64) * 10 * num_channels + channels
+    for t in tl.static_range(9):
+        tl.store(place + t * num_channels, tl.sum(for_taps[t], 0), mask=channels < num_channels)
+    tl.store(place + 9 * num_channels, tl.sum(for_bias, 0), mask=channels < num_channels)
+
+
+def convolve(
+    x: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | None, gelu: bool
+) -> torch.Tensor:
+    """The convolution of a dense map ``(N, C, H, W)`` with ``taps (9, C)``, then maybe GELU."""
+    out = torch.empty_like(x, memory_format=layout_of(x))
+    if x.numel():
+        columns, channels = tile_of(x)
+        programs = _count_tiles(x, ROWS, columns) * triton.cdiv(x.shape[1], channels)
+        sizes = (*_geometry(x), ROWS, columns, channels)
+        with torch.cuda.device_of(x):
+            _convolve_kernel[(programs,)](x, taps, bias, out, *sizes, gelu)
+    return out
+
+
+def differentiate(
+    grad: torch.Tensor, x: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of what GELU sees, and of taps and bias ``(10, C)``.
+
+    ``grad`` lies in memory as ``x`` does.
+    """
+    for_inner = torch.empty_like(x, memory_format=layout_of(x))
+    columns, channels = tile_of(x)
+    channel_tiles = triton.cdiv(x.shape[1], channels)
+    programs = _count_tiles(x, GRADIENT_ROWS, columns) * channel_tiles
+    steps = max(1, min(MOST_STEPS, programs // ENOUGH_PROGRAMS))
+    tiles = _count_tiles(x, GRADIENT_ROWS * steps, columns)
+    partial = torch.empty((tiles, 10, x.shape[1]), dtype=taps.dtype, device=x.device)
+    if x.numel():
+        sizes = (*_geometry(x), steps, GRADIENT_ROWS, columns, channels)
+        with torch.cuda.device_of(x):
+            _differentiate_kernel[(tiles * channel_tiles,)](
+                grad, x, taps, bias, for_inner, partial, *sizes
+            )
+    return for_inner, partial.sum(0)
+
+
+def taps_of(weight: torch.Tensor) -> torch.Tensor:
+    """Weights ``(C, 1, 3, 3)`` as ``(9, C)`` in the dtype of the sums, channels side by side."""
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    taps = torch.empty((9, len(weight)), dtype=dtype, device=weight.device)
+    return taps.copy_(weight.reshape(-1, 9).t())
+
+
+def tile_of(x: torch.Tensor) -> tuple[int, int]:
+    """Columns and channels of a tile."""
+    elements = ELEMENTS // 4 if x.dtype == torch.float64 else ELEMENTS
+    columns, channels = map(triton.next_power_of_2, (x.shape[3], x.shape[1]))
+    if x.stride(1) == 1:
+        channels = min(channels, MOST_DENSE)
+        return min(columns, elements // channels), channels
+    columns = min(columns, MOST_DENSE)
+    return columns, min(channels, elements // columns)
+
+
+def _count_tiles(x, rows, columns):
+    return x.shape[0] * triton.cdiv(x.shape[2], rows) * triton.cdiv(x.shape[3], columns)
+
+
+def _geometry(x):
+    n, c, h, w = x.stride()
+    return x.shape[2], x.shape[3], x.shape[1], n, h, w, c

@@ -1,0 +1,129 @@
+"""A 3x3 depth-wise convolution with GELU on the GPU, see ``triton_kernels.py``.
+
+Forward a map is read and one is written. For the backward pass the input alone is kept: what GELU
+sees is computed again, its gradient is the one map that is written in between.
+
+Compilers and ``torch.export`` see one operator, ``mmlska::depthwise_gelu``, and its gradient.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import custom_ops
+from ..call_context import is_autocast, is_compiling, layout_of, needs_gradients
+from ..depthwise_cascade.triton_op import wins
+from ..triton_support import takes
+from . import reference
+
+__all__ = ['can_run', 'run', 'wins']
+
+
+def can_run(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
+) -> bool:
+    """Whether this form computes the convolution with GELU as the plain one does."""
+    return takes(x, weights, biases) and weights[0].shape[1:] == (1, 3, 3)
+
+
+def run(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
+) -> torch.Tensor:
+    """Apply both, see :func:`mmlska.ops.depthwise_gelu`; there is one weight and one bias."""
+    if is_autocast(x.device.type):
+        x = custom_ops.as_autocast(x, x.device.type)
+    if is_compiling():
+        return torch.ops.mmlska.depthwise_gelu(x, *weights, *biases)
+    if needs_gradients(x, *weights, *biases):
+        return _ConvGELU.apply(x, *weights, *biases)
+    return _forward(x, *weights, *biases)
+
+
+class _ConvGELU(torch.autograd.Function):
+    """What eager calls record."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight, bias)
+        return _forward(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        compute = reference.backward if torch.is_grad_enabled() else _backward
+        return tuple(compute(grad, *ctx.saved_tensors, ctx.needs_input_grad))
+
+
+def _forward(x, weight, bias):
+    from . import triton_kernels
+
+    bias = None if bias is None else bias.contiguous()
+    return triton_kernels.convolve(_dense(x), triton_kernels.taps_of(weight), bias, gelu=True)
+
+
+def _backward(grad, x, weight, bias, needed):
+    """Gradients of the map, the weight and the bias, None where none is needed."""
+    from . import triton_kernels
+
+    taps, bias = triton_kernels.taps_of(weight), None if bias is None else bias.contiguous()
+    x = _dense(x)
+    grad = grad.contiguous(memory_format=layout_of(x))
+    for_inner, sums = triton_kernels.differentiate(grad, x, taps, bias)
+    found = [None, None, None]
+    if needed[0]:
+        # Gradients pass a convolution by its kernel turned around.
+        found[0] = triton_kernels.convolve(for_inner, taps.flip(0), None, gelu=False)
+    if needed[1]:
+        found[1] = sums[:9].t().reshape(weight.shape).to(weight.dtype)
+    if needed[2]:
+        found[2] = sums[9].to(bias.dtype)
+    return found
+
+
+def _dense(x):
+    return x.contiguous(memory_format=layout_of(x))
+
+
+def _fake_forward(x, weight, bias):
+    return torch.empty_like(x, memory_format=layout_of(x))
+
+
+def _operator_backward(grad, x, weight, bias, needed):
+    """Those gradients that are needed. What an operator returns shares no memory."""
+    found = _backward(grad, x, weight, bias, needed)
+    return [value.clone(memory_format=layout_of(value)) for value in found if value is not None]
+
+
+def _fake_backward(grad, x, weight, bias, needed):
+    leaves = zip((x, weight, bias), needed, strict=True)
+    return [torch.empty_like(leaf, memory_format=layout_of(leaf)) for leaf, flag in leaves if flag]
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx, grad):
+    needed = list(ctx.needs_input_grad)
+    if torch.is_grad_enabled():
+        return tuple(reference.backward(grad, *ctx.saved_tensors, needed))
+    some = iter(torch.ops.mmlska.depthwise_gelu_backward(grad, *ctx.saved_tensors, needed))
+    return tuple(next(some) if flag else None for flag in needed)
+
+
+if custom_ops.EXIST:
+    CALL = 'Tensor x, Tensor weight, Tensor? bias'
+    custom_ops.define('depthwise_gelu', f'({CALL}) -> Tensor', _forward, _fake_forward)
+    custom_ops.define(
+        'depthwise_gelu_backward',
+        f'(Tensor grad, {CALL}, bool[] needed) -> Tensor[]',
+        _operator_backward,
+        _fake_backward,
+    )
+    custom_ops.differentiate('depthwise_gelu', _differentiate, _save)
+    custom_ops.cast_first('depthwise_gelu')

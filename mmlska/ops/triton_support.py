@@ -1,0 +1,76 @@
+"""Whether kernels written in Triton run on a device, and the reason where they do not.
+
+Importing this module imports no Triton. Forms that have such kernels import them when they first
+run, after :func:`triton_is_usable` has said yes.
+"""
+
+import functools
+import importlib
+import os
+from collections.abc import Sequence
+
+import torch
+
+from .call_context import constant_when_compiled, is_autocast
+
+OLDEST_TORCH = (2, 4)  # the first with torch.library.register_autograd
+OLDEST_CAPABILITY = (8, 0)  # Ampere, the first with bfloat16
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@constant_when_compiled
+def triton_is_usable(device: torch.device) -> bool:
+    """Whether kernels in Triton run on this device.
+
+    That is an NVIDIA GPU from Ampere on, and the CPU where ``TRITON_INTERPRET=1`` makes Triton
+    interpret its kernels: slow, but the same arithmetic, for tests.
+    """
+    return not why_no_triton(device)
+
+
+def takes(
+    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> bool:
+    """Whether kernels run on the device of a map and its parameters belong to it.
+
+    Where they do not, PyTorch's convolutions say best what is wrong.
+    """
+    if not triton_is_usable(x.device) or x.dim() != 4 or x.dtype not in DTYPES:
+        return False
+    parameters = [*weights, *(bias for bias in biases if bias is not None)]
+    dtypes = DTYPES if is_autocast(x.device.type) else (x.dtype,)
+    return all(
+        parameter.device == x.device and parameter.dtype in dtypes and len(parameter) == x.shape[1]
+        for parameter in parameters
+    )
+
+
+def why_no_triton(device: torch.device) -> str:
+    """What keeps kernels in Triton from running on a device, '' if nothing does."""
+    if device.type == 'cpu':
+        interpreted = os.environ.get('TRITON_INTERPRET') == '1'
+        return _why_not_installed() if interpreted else 'it is a CPU'
+    if device.type != 'cuda' or torch.version.hip:
+        return 'it is not an NVIDIA GPU'
+    return _why_no_gpu(device.index) or _why_not_installed()
+
+
+@functools.cache
+def _why_not_installed() -> str:
+    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
+    if version < OLDEST_TORCH:
+        return f'PyTorch is {torch.__version__}, 2.4 or newer is needed'
+    try:
+        importlib.import_module('triton')
+    except Exception as error:
+        # A broken Triton raises anything, and the plain form needs none of it.
+        return f'Triton cannot be imported ({type(error).__name__})'
+    return ''
+
+
+@functools.cache
+def _why_no_gpu(index: int | None) -> str:
+    capability = torch.cuda.get_device_capability(index)
+    if capability < OLDEST_CAPABILITY:
+        return 'its compute capability is {}.{}, 8.0 or newer is needed'.format(*capability)
+    return ''

@@ -1,0 +1,105 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.comparison import (
+    BACKBONES,
+    LAYERS,
+    compare_modules,
+    draw_figures,
+    layer_modules,
+    saved_bytes,
+    time_ratios,
+)
+from benchmarks.layer_figures import DATA_FLOWS, gradient_footprint
+from mmlska.layers.build import build_layer
+from mmlska.registry import MODELS
+
+TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/compare_layers.py'
+
+
+def test_every_registered_layer_is_compared_and_drawn():
+    kinds = {name for name, cls in MODELS.module_dict.items() if hasattr(cls, '_abbr_')}
+    kinds -= {'AttentionSequence'}
+    assert {cfg['type'] for cfg, _ in LAYERS.values()} == kinds
+    assert set(DATA_FLOWS) == kinds
+
+
+def test_the_backbones_are_compared():
+    assert {'VAN-LSKA-tiny', 'GhostNetV2 1.0x', 'ContainerLight'} <= set(BACKBONES)
+
+
+def test_saved_bytes_are_the_activations_that_the_backward_pass_needs():
+    # The input is known, GELU needs its input, the last convolution the output of GELU.
+    module = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 8, 1))
+    assert saved_bytes(module, torch.rand(1, 4, 16, 16)) == 2 * 8 * 16 * 16 * 4
+    # A map that two operations need counts once.
+    assert saved_bytes(nn.Sequential(nn.Conv2d(4, 4, 1), Square()), torch.rand(1, 4, 8, 8)) == 1024
+
+
+class Square(nn.Module):
+    def forward(self, x):
+        return x * x + x.sin() * 0
+
+
+def test_the_reference_is_measured_once_more():
+    modules = {name: build_layer(dict(type=name), 8) for name in ('LSKA', 'ECA')}
+    rows = compare_modules(modules, (1, 8, 12, 10), (1, 8, 4, 4), rounds=2)
+    assert [row.name for row in rows] == ['LSKA', 'ECA', 'LSKA once more']
+    assert rows[0].ratio == 1
+    assert (rows[0].params, rows[0].macs) == (rows[2].params, rows[2].macs)
+    # k = 23: two 5s, two 7s and the product of the channels, per position.
+    assert rows[0].macs == 12 * 10 * 8 * (5 + 5 + 7 + 7 + 8)
+    assert rows[0].saved_bytes == rows[2].saved_bytes > rows[1].saved_bytes
+
+
+def test_ratios_are_medians_over_interleaved_rounds():
+    calls = []
+    runs = {'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}
+    assert set(time_ratios(runs, rounds=3)) == {'a', 'b'}
+    assert calls == ['a', 'b'] * 4
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_what_a_layer_sees_is_what_the_table_says(name):
+    cfg, sees = LAYERS[name]
+    torch.manual_seed(0)
+    layer = build_layer(cfg, 8)
+    if cfg['type'] == 'ContextAggregation':
+        nn.init.normal_(layer.m.weight)
+    footprint = gradient_footprint(layer, 8, 41, samples=2) > 0
+    assert footprint[20, 20]
+    rows = footprint.any(1).sum().item()
+    if sees.startswith('all'):
+        assert footprint.all()
+    else:
+        assert rows == int(sees.split(' x ')[0])
+
+
+def test_figures_are_drawn_and_not_blank(tmp_path):
+    draw_figures(tmp_path / 'figures')
+    import cv2
+
+    for name in ('data_flow.png', 'receptive_fields.png'):
+        picture = cv2.imread(str(tmp_path / 'figures' / name))
+        assert picture.std() > 20
+
+
+def test_layers_are_built_for_any_width():
+    modules = layer_modules(16)
+    x = torch.rand(1, 16, 9, 7)
+    assert all(layer.eval()(x).shape == x.shape for layer in modules.values())
+
+
+def test_the_tool_prints_a_markdown_table():
+    command = [sys.executable, str(TOOL), 'layers', '--in-channels', '16', '--shape', '6', '8']
+    command += ['--memory-shape', '6', '8', '--rounds', '1']
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith('|')]
+    assert len(lines) == 2 + len(LAYERS) + 1
+    assert all(line.count('|') == 7 for line in lines)

@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch
+from script_runs import TOOLS, run
+from torch import nn
+
+from benchmarks import depthwise_baseline as baseline
+from mmlska.models import VAN
+
+SCRIPT = TOOLS / 'analysis_tools' / 'depthwise_baseline.py'
+
+
+def test_the_cases_are_the_depthwise_convolutions_of_the_backbone():
+    model, sizes = VAN('tiny').eval(), {}
+    for name, conv in model.named_modules():
+        if isinstance(conv, nn.Conv2d) and conv.groups > 1 and '.0.' in name:
+            conv.register_forward_hook(
+                lambda conv, inputs, _, name=name: sizes.update({name: (conv, inputs[0].shape)})
+            )
+    with torch.no_grad():
+        model(torch.rand(1, 3, 65, 96))
+    cases = baseline.list_cases(['tiny'], batch_sizes=[1], dtypes=['float32'], image_size=(65, 96))
+    expected = [
+        (shape, conv.kernel_size, conv.dilation[0], list(conv.padding))
+        for conv, shape in sizes.values()
+    ]
+    listed = [
+        (case.shape, case.conv.kernel_size, case.conv.dilation, case.conv.padding) for case in cases
+    ]
+    assert listed == expected
+
+
+def test_every_combination_is_a_case():
+    assert len(baseline.list_cases()) == 2 * 4 * 2 * 3 * 5
+    maps = {(case.arch, case.shape, case.dtype) for case in baseline.list_cases()}
+    # In each stage one map for LSKA and one for the FFN.
+    assert len(maps) == 2 * 4 * 2 * 3 * 2
+
+
+@pytest.mark.parametrize('layout', list(baseline.LAYOUTS))
+def test_each_pass_computes_what_autograd_computes(layout):
+    case = baseline.list_cases(['tiny'], [4], [2], ['float32'], (96, 128))[2]
+    conv, found = case.conv, {}
+    for direction in baseline.PASSES:
+        torch.manual_seed(0)
+        run = baseline._run(case, direction, torch.device('cpu'), baseline.LAYOUTS[layout])
+        found[direction] = run()
+    torch.manual_seed(0)
+    grad, x = torch.randn(case.shape), torch.randn(case.shape)
+    weight = torch.randn(conv.channels, 1, *conv.kernel_size)
+    leaves = [t.requires_grad_() for t in (x, weight, weight[:, 0, 0, 0].clone())]
+    out = torch.conv2d(*leaves, padding=conv.padding, dilation=conv.dilation, groups=conv.channels)
+    for_x, for_weight, for_bias = torch.autograd.grad(out, leaves, grad)
+    assert torch.allclose(found['forward'], out, atol=1e-5)
+    assert found['forward'].is_contiguous(memory_format=baseline.LAYOUTS[layout])
+    assert found['data gradient'][1:] == (None, None)
+    assert torch.allclose(found['data gradient'][0], for_x, atol=1e-5)
+    assert found['weight gradient'][0] is None
+    assert torch.allclose(found['weight gradient'][1], for_weight, atol=1e-4)
+    assert torch.allclose(found['weight gradient'][2], for_bias, atol=1e-4)
+
+
+def test_the_table_has_a_row_for_each_pass_and_its_share_of_the_copy():
+    case = baseline.list_cases(['base'], [1], [16], ['bfloat16'])[4]
+    row = baseline.Row(case, 'forward', {'contiguous': 4.0, 'channels_last': 2.0}, {}, 0.5)
+    *_, line = baseline.table([row]).splitlines()
+    assert '16 x 512 x 200 x 320' in line and '3 x 3 of the FFN' in line
+    assert line.endswith('| 4 | 2 | 0.5 | 25 % |')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(archs=['tini']), "architecture 'tini' is unknown: allowed are tiny"),
+        (dict(stages=[0]), 'stage 0 is unknown: allowed are 1, 2, 3, 4'),
+        (dict(dtypes=['half']), "dtype 'half' is unknown: allowed are float32"),
+        (dict(batch_sizes=[0]), r'must be positive, but got \[0\]'),
+    ],
+)
+def test_what_is_not_possible_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        baseline.list_cases(**options)
+
+
+def test_a_device_that_is_not_there_is_named():
+    number = torch.cuda.device_count()
+    with pytest.raises(ValueError, match=f"'cuda:{number}' is not there: PyTorch sees {number}"):
+        baseline.find_device(f'cuda:{number}')
+    with pytest.raises(ValueError, match="'meta' is not measured"):
+        baseline.find_device('meta')
+
+
+@pytest.mark.slow
+def test_the_tool_measures_and_writes_all_rows(tmp_path):
+    options = '--arch tiny --stage 4 --batch-size 1 --dtype float32 --shape 64 96 --rounds 1'
+    file = tmp_path / 'rows.json'
+    done = run(
+        SCRIPT, '--device', 'cpu', *options.split(), '--skip-compiled', '--json', file, cwd=tmp_path
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith('| tiny')]
+    assert len(lines) == 5 * 3
+    rows = json.loads(file.read_text())['rows']
+    assert len(rows) == 5 * 3
+    for row in rows:
+        assert set(row['milliseconds']) == {'contiguous', 'channels_last'}
+        assert min(row['milliseconds'].values()) > 0 and row['copy_milliseconds'] > 0
+        assert all('conv' in name for name in row['kernels'].values())
+
+
+@pytest.mark.slow
+def test_compiled_is_one_more_variant():
+    (case,) = baseline.list_cases(['tiny'], [4], [1], ['float32'], (32, 32))[:1]
+    rows = list(baseline.measure([case], 'cpu', rounds=1))
+    assert [row.direction for row in rows] == list(baseline.PASSES)
+    assert all(list(row.milliseconds)[-1] == 'compiled' for row in rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
+def test_without_a_gpu_the_tool_says_so(tmp_path):
+    done = run(SCRIPT, cwd=tmp_path, expect=1)
+    assert "device 'cuda' is not there: PyTorch sees 0 CUDA devices" in done.stderr

@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from mmlska.ops import triton_support
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    triton_support._why_not_installed.cache_clear()
+    triton_support._why_no_gpu.cache_clear()
+    yield
+    triton_support._why_not_installed.cache_clear()
+    triton_support._why_no_gpu.cache_clear()
+
+
+def with_capability(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda _: capability)
+    monkeypatch.setattr(torch.version, 'hip', None)
+
+
+def test_a_cpu_has_kernels_only_where_they_are_interpreted(monkeypatch):
+    pytest.importorskip('triton')
+    cpu = torch.device('cpu')
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    assert triton_support.triton_is_usable(cpu)
+    monkeypatch.delenv('TRITON_INTERPRET')
+    assert not triton_support.triton_is_usable(cpu)
+    assert triton_support.why_no_triton(cpu) == 'it is a CPU'
+
+
+@pytest.mark.parametrize(
+    ('capability', 'usable'), [((7, 5), False), ((8, 0), True), ((9, 0), True)]
+)
+def test_gpus_from_ampere_on_have_kernels(monkeypatch, capability, usable):
+    pytest.importorskip('triton')
+    with_capability(monkeypatch, capability)
+    assert triton_support.triton_is_usable(torch.device('cuda', 0)) == usable
+    if not usable:
+        assert '7.5, 8.0 or newer' in triton_support.why_no_triton(torch.device('cuda', 0))
+
+
+@pytest.mark.parametrize('error', [ImportError('absent'), RuntimeError('broken')])
+def test_without_a_working_triton_there_are_none(monkeypatch, error):
+    def fail(name):
+        raise error
+
+    with_capability(monkeypatch, (9, 0))
+    monkeypatch.setattr(triton_support.importlib, 'import_module', fail)
+    assert type(error).__name__ in triton_support.why_no_triton(torch.device('cuda', 0))
+
+
+def test_old_releases_of_pytorch_have_none(monkeypatch):
+    with_capability(monkeypatch, (9, 0))
+    monkeypatch.setattr(torch, '__version__', '2.3.1+cu121')
+    assert '2.3.1+cu121, 2.4 or newer' in triton_support.why_no_triton(torch.device('cuda', 0))
+
+
+def test_other_accelerators_have_none(monkeypatch):
+    assert not triton_support.triton_is_usable(torch.device('meta'))
+    monkeypatch.setattr(torch.version, 'hip', '6.2')
+    assert triton_support.why_no_triton(torch.device('cuda', 0)) == 'it is not an NVIDIA GPU'
