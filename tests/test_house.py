@@ -1,0 +1,277 @@
+"""The arrows of the house: who may import whom. Read from the sources, nothing is imported."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Every room and the rooms that it may import. A room names only rooms that stand above it here, so
+# that no circle fits in.
+ARROWS = {
+    '__init__': '',
+    'registry': '',
+    'shipped': '',
+    'cli': '',
+    'patches': '',
+    'datasets': '',
+    'evaluation': 'registry',
+    'ops': '',
+    'layers': 'registry ops',
+    'checkpoint': 'layers ops',
+    'models': 'registry patches ops layers checkpoint',
+    'conversion': 'ops layers checkpoint models',
+    'deploy': 'ops layers checkpoint models',
+    'analysis': 'shipped ops layers checkpoint models',
+    'engine': 'registry shipped patches ops layers checkpoint models conversion deploy',
+    'environment': 'registry shipped patches ops',
+    '__main__': '__init__ shipped cli environment',
+    'benchmarks': 'registry shipped evaluation ops layers checkpoint models conversion deploy '
+    'analysis engine',
+    'tools': 'shipped cli datasets evaluation checkpoint conversion deploy analysis engine '
+    'benchmarks',
+    'demo': 'registry cli datasets deploy analysis engine',
+}
+# What a room may import besides the standard library, at module level and in functions; a room that
+# is not named here is free, but for those that nobody imports at module level.
+LIBRARIES = {
+    '__init__': '',
+    'registry': 'mmengine',
+    'shipped': '',
+    'cli': 'mmengine',
+    'ops': 'torch triton',
+    'layers': 'torch',
+    'checkpoint': 'torch numpy safetensors mmengine',
+    'models': 'torch mmengine mmcv',
+    'environment': 'torch mmengine mmcv',
+}
+ONLY_IN_FUNCTIONS = {'mmdet', 'mmseg', 'mmpretrain', 'timm', 'transformers'}
+
+# Arrows against the rules that are being mended. Whoever mends one deletes its line: no line may
+# stay without its arrow.
+KNOWN = {
+    'mmlska/layers/attention_sequence.py -> mmengine',
+    'mmlska/layers/context_aggregation.py -> mmengine',
+    'mmlska/layers/conv_ffn.py -> mmcv',
+    'mmlska/layers/dfc_attention.py -> mmcv',
+    'mmlska/layers/ghost.py -> mmcv',
+    'mmlska/layers/ghost.py -> models',
+    'mmlska/models/backbones/van.py -> conversion',
+    'mmlska/ops/dispatch.py -> mmengine',
+}
+# Modules that say nothing about themselves yet; the same rule.
+SILENT = {
+    'mmlska/analysis/__init__.py',
+    'mmlska/checkpoint/reading.py',
+    'mmlska/checkpoint/recognition.py',
+    'mmlska/checkpoint/strict_loading.py',
+    'mmlska/conversion/__init__.py',
+    'mmlska/datasets/__init__.py',
+    'mmlska/deploy/__init__.py',
+    'mmlska/engine/__init__.py',
+    'mmlska/engine/hooks/__init__.py',
+    'mmlska/engine/hooks/added_neck_hook.py',
+    'mmlska/engine/hooks/backbone_check_hook.py',
+    'mmlska/engine/hooks/float32_boxes_hook.py',
+    'mmlska/engine/hooks/fusing_hook.py',
+    'mmlska/engine/hooks/plugin_check.py',
+    'mmlska/evaluation/__init__.py',
+    'mmlska/evaluation/faster_coco.py',
+    'mmlska/layers/__init__.py',
+    'mmlska/layers/attention_sequence.py',
+    'mmlska/layers/build.py',
+    'mmlska/layers/conv_ffn.py',
+    'mmlska/layers/weight_init.py',
+    'mmlska/models/__init__.py',
+    'mmlska/models/backbones/__init__.py',
+    'mmlska/models/necks/__init__.py',
+    'mmlska/models/recompute.py',
+    'mmlska/ops/__init__.py',
+    'mmlska/ops/argument_checks.py',
+    'mmlska/ops/depthwise_cascade/__init__.py',
+    'mmlska/ops/depthwise_gelu/__init__.py',
+    'mmlska/patches.py',
+}
+
+
+class Import(NamedTuple):
+    """A dotted name that a file imports, and whether it does so in a function."""
+
+    file: str
+    name: str
+    in_function: bool
+
+
+def imports_of(file: str, source: str) -> Iterator[Import]:
+    """All imports of a file; `from package import name` counts as `package.name`."""
+    package = Path(file).with_suffix('').parts[:-1]
+    stack = [(node, False) for node in ast.parse(source).body]
+    while stack:
+        node, inside = stack.pop()
+        if isinstance(node, ast.Import):
+            yield from (Import(file, alias.name, inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            start = '.'.join([*base, *([node.module] if node.module else [])])
+            yield from (Import(file, f'{start}.{alias.name}', inside) for alias in node.names)
+        inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        stack += [(child, inside) for child in ast.iter_child_nodes(node)]
+
+
+@cache
+def sources() -> dict[str, str]:
+    folders = ('mmlska', 'tools', 'benchmarks', 'demo')
+    files = sorted(file for folder in folders for file in (REPOSITORY / folder).rglob('*.py'))
+    return {file.relative_to(REPOSITORY).as_posix(): file.read_text('utf-8') for file in files}
+
+
+def room_of(name: str) -> str | None:
+    """Room of a dotted name of ours, None for one of somebody else."""
+    first, _, rest = name.partition('.')
+    if first != 'mmlska':
+        return first if first in ('tools', 'benchmarks', 'demo') else None
+    room = rest.partition('.')[0]
+    is_room = room and (
+        any(file.startswith(f'mmlska/{room}/') for file in sources())
+        or f'mmlska/{room}.py' in sources()
+    )
+    return room if is_room else '__init__'
+
+
+def room_of_file(file: str) -> str:
+    return room_of(file.removesuffix('.py').replace('/', '.'))
+
+
+def arrows_against_the_rules(found: Iterator[Import]) -> set[str]:
+    """Every import that the tables do not allow, as `file -> room or library`."""
+    wrong = set()
+    for file, name, in_function in found:
+        room, target = room_of_file(file), room_of(name)
+        library = name.partition('.')[0]
+        if target is not None:
+            allowed = target == room or target in ARROWS[room].split()
+        elif library in sys.stdlib_module_names:
+            allowed = True
+        else:
+            named = room not in LIBRARIES or library in LIBRARIES[room].split()
+            allowed = named and (in_function or library not in ONLY_IN_FUNCTIONS)
+        if not allowed:
+            wrong.add(f'{file} -> {target or library}')
+    return wrong
+
+
+def module_of(name: str) -> str | None:
+    """File that a dotted name stands for: the module itself, or the one that holds the name."""
+    parts = name.split('.')
+    for end in (len(parts), len(parts) - 1):
+        stem = '/'.join(parts[:end])
+        for file in (f'{stem}.py', f'{stem}/__init__.py'):
+            if file in sources():
+                return file
+    return None
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle of the graph, or nothing."""
+    finished: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in finished:
+            return []
+        for other in sorted(graph.get(node, ())):
+            if found := walk(other, [*path, node]):
+                return found
+        finished.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := walk(node, []))), [])
+
+
+def all_imports() -> Iterator[Import]:
+    for file, source in sources().items():
+        yield from imports_of(file, source)
+
+
+def test_every_room_has_its_arrows():
+    rooms = {room_of_file(file) for file in sources()}
+    assert rooms == set(ARROWS), 'a room was added or removed: say in ARROWS what it may import'
+
+
+def test_the_arrows_point_one_way():
+    rooms = list(ARROWS)
+    for place, (room, allowed) in enumerate(ARROWS.items()):
+        assert set(allowed.split()) <= set(rooms[:place]), f'{room} imports a room below it'
+
+
+def test_the_imports_follow_the_arrows():
+    wrong = arrows_against_the_rules(all_imports())
+    assert not wrong - KNOWN, 'not allowed by ARROWS or LIBRARIES'
+    assert not KNOWN - wrong, 'mended: delete these lines of KNOWN'
+
+
+def test_modules_import_each_other_in_no_circle():
+    """Not inside a room either, and an import inside a function hides none."""
+    graph: dict[str, set[str]] = {file: set() for file in sources()}
+    for file, name, _ in all_imports():
+        target = module_of(name)
+        if target not in (None, file) and f'{file} -> {room_of(name)}' not in KNOWN:
+            graph[file].add(target)
+    assert not circle(graph)
+
+
+def test_every_module_says_what_it_is():
+    silent = {
+        file for file, source in sources().items() if not ast.get_docstring(ast.parse(source))
+    }
+    assert not silent - SILENT, 'a module docstring is missing'
+    assert not SILENT - silent, 'mended: delete these lines of SILENT'
+
+
+@pytest.mark.parametrize(
+    ('file', 'source', 'wrong'),
+    [
+        ('mmlska/ops/new.py', 'from mmlska.layers import LSKA', 'layers'),
+        ('mmlska/ops/new.py', 'def f():\n    from ..layers import LSKA', 'layers'),
+        ('mmlska/ops/new.py', 'import numpy as np', 'numpy'),
+        ('mmlska/layers/new.py', 'from mmlska.models.recompute import recompute', 'models'),
+        ('mmlska/layers/new.py', 'try:\n    import mmcv\nexcept ImportError:\n    pass', 'mmcv'),
+        ('mmlska/checkpoint/new.py', 'import mmlska.models', 'models'),
+        ('mmlska/models/new.py', 'class A:\n    from mmlska import conversion', 'conversion'),
+        ('mmlska/engine/new.py', 'from mmdet.structures import DetDataSample', 'mmdet'),
+        ('mmlska/engine/hooks/new.py', 'from ...analysis import complexity', 'analysis'),
+        ('mmlska/registry.py', 'import torch', 'torch'),
+        ('mmlska/__init__.py', 'from .models import VAN', 'models'),
+        ('demo/new.py', 'from tools import train', 'tools'),
+    ],
+)
+def test_a_wrong_import_is_found(file, source, wrong):
+    assert arrows_against_the_rules(imports_of(file, source)) == {f'{file} -> {wrong}'}
+
+
+@pytest.mark.parametrize(
+    ('file', 'source'),
+    [
+        (
+            'mmlska/ops/new.py',
+            'import math\nimport torch.nn.functional as F\nfrom . import residual',
+        ),
+        ('mmlska/layers/new.py', 'from mmlska.registry import MODELS\nfrom mmlska.ops import x'),
+        ('mmlska/engine/new.py', 'def f():\n    from mmdet.structures import DetDataSample'),
+        ('mmlska/models/backbones/new.py', 'from ...layers.build import build_layer'),
+        ('mmlska/__main__.py', 'from mmlska import __version__'),
+    ],
+)
+def test_a_right_import_passes(file, source):
+    assert arrows_against_the_rules(imports_of(file, source)) == set()
+
+
+def test_a_circle_is_found():
+    assert circle({'a': {'b'}, 'b': {'c'}, 'c': {'b'}}) == ['b', 'c', 'b']
+    assert circle({'a': {'b', 'c'}, 'b': {'c'}, 'c': set()}) == []
