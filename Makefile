@@ -122,14 +122,14 @@ demo: $(READY)
 	@$(BIN)/python demo/train_demo.py --task '$(TASK)' --backbone '$(BACKBONE)' --attention '$(ATTENTION)'
 
 # Half of the machine stays free for everything else: all of it is measured in one thread.
-BENCH = OMP_NUM_THREADS=1 $(BIN)/python tools/analysis_tools/benchmark.py
+BENCH = OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 bench: $(READY)
-	@$(BENCH) --suite cpu $(if $(BENCH_DATA),--data '$(BENCH_DATA)') --docs docs/benchmarks.md --json work_dirs/benchmark/cpu.json
-	@$(BENCH) layer --shape 1 64 64 64 --rounds 7 --max-seconds 0.5 --plot docs/images/time_against_kernel_size.png
-	@$(BENCH) layer --kernel-size 23 --rounds 7 --max-seconds 2 --against input-size --plot docs/images/time_against_input_size.png
+	@$(BENCH) suite cpu $(if $(BENCH_DATA),--data '$(BENCH_DATA)') --docs docs/benchmarks.md --json work_dirs/benchmark/cpu.json
+	@$(BENCH) sweep layer --shape 1 64 64 64 --rounds 7 --max-seconds 0.5 --against kernel-size --plot docs/images/time_against_kernel_size.png
+	@$(BENCH) sweep layer --kernel-size 23 --rounds 7 --max-seconds 2 --against input-size --plot docs/images/time_against_input_size.png
 
 bench-gpu: $(READY)
-	@$(BENCH) --suite gpu --docs docs/benchmarks.md --json work_dirs/benchmark/gpu.json
+	@$(BENCH) suite gpu --docs docs/benchmarks.md --json work_dirs/benchmark/gpu.json
 
 lint: $(READY)
 	@$(BIN)/ruff check .

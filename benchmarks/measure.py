@@ -26,6 +26,8 @@ TOLERANCES = {'float64': 1e-10, 'float32': 1e-4, 'float16': 1e-2, 'bfloat16': 5e
 # Which regions a detector trains on flips with the last bit of a score: of many thousand scores
 # some are all but equal.
 LOOSE_TOLERANCES = {'loss': 1e-2, 'drawn_gradients': 0.2}
+# Names by which a user chooses the forms, by their modules.
+FORM_BACKENDS = {'reference': 'plain', 'onednn': 'cpu', 'triton_op': 'triton'}
 # Large enough to fill no cache.
 COPY_MEGABYTES = {'cpu': 128, 'cuda': 1024}
 
@@ -176,7 +178,8 @@ def watch_choices() -> Iterator[set[str]]:
     def note_form(x: torch.Tensor, *arguments: Any) -> Any:
         form = choose(x, *arguments)
         is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        seen.add(form.__name__.rpartition('.')[2] + (' (channels_last)' if is_last else ''))
+        backend = FORM_BACKENDS[form.__name__.rpartition('.')[2]]
+        seen.add(backend + (' (channels_last)' if is_last else ''))
         return form
 
     def note_bands(*arguments: Any) -> bool:

@@ -14,7 +14,7 @@ Suite = dict[str, list[Settings]]
 COMMANDS = {
     'cpu': 'make bench',
     'gpu': 'make bench-gpu',
-    'maps': 'python tools/analysis_tools/benchmark.py --suite maps',
+    'maps': 'python -m benchmarks suite maps',
 }
 NOT_MEASURED = 'not measured'
 DEMO = 'mask-rcnn_van-lska-nano_fpn_demo_digits'

@@ -10,8 +10,8 @@ Run on a machine with a CUDA device what only such a machine can show. Steps, al
   tests      the tests of mmlska.ops and of the layers and backbones that use it, on the device
   memcheck   a small part of them under compute-sanitizer: accesses outside of tensors
   racecheck  the same: races in shared memory
-  baseline   tools/analysis_tools/depthwise_baseline.py: PyTorch's own depth-wise convolutions
-  benchmark  tools/analysis_tools/benchmark.py --suite gpu
+  baseline   python -m benchmarks depthwise: PyTorch's own depth-wise convolutions
+  benchmark  python -m benchmarks suite gpu
 
 Logs and results go to FOLDER (default: work_dirs/gpu), a summary to FOLDER/summary.txt. The status is
 that of the first step that fails. compute-sanitizer comes with the CUDA toolkit; without it its
@@ -84,11 +84,11 @@ for name in "${steps[@]}"; do
         memcheck | racecheck) sanitize "$name" ;;
         baseline)
             # shellcheck disable=SC2086
-            step baseline "$PYTHON" tools/analysis_tools/depthwise_baseline.py --max-seconds 0.3 --skip-compiled \
+            step baseline "$PYTHON" -m benchmarks depthwise --max-seconds 0.3 --no-compile \
                 --json "$out/baseline.json" ${BASELINE_ARGS:-} ;;
         benchmark)
             # shellcheck disable=SC2086
-            step benchmark "$PYTHON" tools/analysis_tools/benchmark.py --suite gpu --json "$out/benchmark.json" ${BENCHMARK_ARGS:-} ;;
+            step benchmark "$PYTHON" -m benchmarks suite gpu --json "$out/benchmark.json" ${BENCHMARK_ARGS:-} ;;
     esac
 done
 exit "$first_failure"

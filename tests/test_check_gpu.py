@@ -15,7 +15,7 @@ def stand_in(tmp_path):
         'echo "$*"\n'
         'case "$*" in\n'
         '    "-m pytest "*) exit 3 ;;\n'
-        '    */benchmark.py*) exec sleep 60 ;;\n'
+        '    "-m benchmarks suite "*) exec sleep 60 ;;\n'
         'esac\n'
     )
     python.chmod(0o755)
@@ -42,7 +42,7 @@ def test_a_failed_step_gives_the_status_and_the_others_run(tmp_path, stand_in):
     assert done.stdout == summary
     assert 'tests      FAILED with status 3' in summary
     assert 'baseline   passed' in summary
-    assert 'depthwise_baseline.py' in (out / 'baseline.log').read_text()
+    assert '-m benchmarks depthwise ' in (out / 'baseline.log').read_text()
     assert 'tests/test_ops' in (out / 'tests.log').read_text()
 
 

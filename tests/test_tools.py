@@ -16,14 +16,11 @@ import numpy as np
 import pytest
 from script_runs import DEMO, TOOLS, free_port, last_log, logged, run
 
-BENCHMARK = TOOLS / 'analysis_tools' / 'benchmark.py'
 PYTHON_TOOLS = [
     TOOLS / 'train.py',
     TOOLS / 'test.py',
     TOOLS / 'analysis_tools' / 'get_flops.py',
     TOOLS / 'analysis_tools' / 'compare_complexity.py',
-    TOOLS / 'analysis_tools' / 'depthwise_baseline.py',
-    BENCHMARK,
     DEMO,
 ]
 SHELL_TOOLS = [
@@ -152,53 +149,6 @@ def test_compare_complexity_writes_a_table_and_exact_counts(run_here, tmp_path):
     )
     done = run_here(script, '--kernel-size', '24', expect=1)
     assert '24' in done.err
-
-
-def test_the_benchmark_prints_a_table_and_writes_json(run_here, tmp_path):
-    shape = ['--shape', '1', '8', '12', '10', '--kernel-size', '7', '--rounds', '1']
-    shape += ['--allocator', 'default']
-    done = run_here(BENCHMARK, 'layer', *shape, '--mode', 'train', '--json', 'new/result.json')
-    header, _, row = done.out.splitlines()[:3]
-    assert header.startswith('| what | mode | map | computed by | official (ms) | ours (ms) |')
-    assert row.startswith('| LSKA k=7 | train | 1×8×12×10 | plain |')
-    assert 'processor time of one thread; 1 rounds' in done.out
-    record = json.loads((tmp_path / 'new' / 'result.json').read_text())
-    assert '--mode train' in record['command'] and record['machine']['cores'] == os.cpu_count()
-    (result,) = record['results']
-    assert result['settings']['mode'] == 'train' and result['errors']['gradients'] < 1e-4
-
-
-@pytest.mark.slow
-def test_the_benchmark_draws_a_sweep(tmp_path):
-    pytest.importorskip('matplotlib')
-    options = ['--shape', '1', '4', '8', '8', '--rounds', '1', '--plot', 'drawn/sizes.png']
-    done = run(BENCHMARK, 'op', *options, '--against', 'input-size', cwd=tmp_path)
-    rows = [line for line in done.stdout.splitlines() if line.startswith('| cascade of ')]
-    assert len(rows) == 2 * 5
-    picture = cv2.imread(str(tmp_path / 'drawn' / 'sizes.png'))
-    assert picture.shape[1] > 600 and picture.std() > 10
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'status', 'message'),
-    [
-        (['layer', '--fuse', '--mode', 'train'], 1, "takes mode 'forward', not 'train'"),
-        (['layer', '--attention', 'LSKAA'], 1, "attention 'LSKAA' is unknown"),
-        (['layr'], 1, 'did you mean layer?'),
-        (['layer', '--kernel-size', '24'], 1, 'Nearest legal sizes: 23 and 29'),
-        (['layer', '--shape', '1', '2', '3', '4', '5'], 1, 'four positive numbers N C H W'),
-        (['layer', '--backend', 'cuda'], 1, "must be one of 'auto', 'plain'"),
-        (['detector', '--config', 'none-such'], 1, "no config file 'none-such'"),
-        (['evaluation'], 1, 'no folder of images'),
-        (['backbone', '--arch', 'tny', '--shape', '1', '32'], 1, 'tny'),
-        (['layer', '--suite', 'cpu'], 2, "leave 'layer' out"),
-        (['--docs', 'x.md'], 2, '--docs takes the tables of a --suite'),
-        (['--suite', 'cpu', '--docs', 'absent.md', '--list'], 1, 'absent.md'),
-    ],
-)
-def test_the_benchmark_refuses_what_is_impossible(arguments, status, message, run_here):
-    done = run_here(BENCHMARK, *arguments, expect=status)
-    assert message in done.err and 'Traceback' not in done.err
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -18,8 +14,6 @@ from benchmarks.comparison import (
 from benchmarks.layer_figures import DATA_FLOWS, gradient_footprint
 from mmlska.layers.build import build_layer
 from mmlska.registry import MODELS
-
-TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/compare_layers.py'
 
 
 def test_every_registered_layer_is_compared_and_drawn():
@@ -93,13 +87,3 @@ def test_layers_are_built_for_any_width():
     modules = layer_modules(16)
     x = torch.rand(1, 16, 9, 7)
     assert all(layer.eval()(x).shape == x.shape for layer in modules.values())
-
-
-def test_the_tool_prints_a_markdown_table():
-    command = [sys.executable, str(TOOL), 'layers', '--in-channels', '16', '--shape', '6', '8']
-    command += ['--memory-shape', '6', '8', '--rounds', '1']
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if line.startswith('|')]
-    assert len(lines) == 2 + len(LAYERS) + 1
-    assert all(line.count('|') == 7 for line in lines)

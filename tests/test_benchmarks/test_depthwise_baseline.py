@@ -1,14 +1,9 @@
-import json
-
 import pytest
 import torch
-from script_runs import TOOLS, run
 from torch import nn
 
 from benchmarks import depthwise_baseline as baseline
 from mmlska.models import VAN
-
-SCRIPT = TOOLS / 'analysis_tools' / 'depthwise_baseline.py'
 
 
 def test_the_cases_are_the_depthwise_convolutions_of_the_backbone():
@@ -92,31 +87,8 @@ def test_a_device_that_is_not_there_is_named():
 
 
 @pytest.mark.slow
-def test_the_tool_measures_and_writes_all_rows(tmp_path):
-    options = '--arch tiny --stage 4 --batch-size 1 --dtype float32 --shape 64 96 --rounds 1'
-    file = tmp_path / 'rows.json'
-    done = run(
-        SCRIPT, '--device', 'cpu', *options.split(), '--skip-compiled', '--json', file, cwd=tmp_path
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith('| tiny')]
-    assert len(lines) == 5 * 3
-    rows = json.loads(file.read_text())['rows']
-    assert len(rows) == 5 * 3
-    for row in rows:
-        assert set(row['milliseconds']) == {'contiguous', 'channels_last'}
-        assert min(row['milliseconds'].values()) > 0 and row['copy_milliseconds'] > 0
-        assert all('conv' in name for name in row['kernels'].values())
-
-
-@pytest.mark.slow
 def test_compiled_is_one_more_variant():
     (case,) = baseline.list_cases(['tiny'], [4], [1], ['float32'], (32, 32))[:1]
     rows = list(baseline.measure([case], 'cpu', rounds=1))
     assert [row.direction for row in rows] == list(baseline.PASSES)
     assert all(list(row.milliseconds)[-1] == 'compiled' for row in rows)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
-def test_without_a_gpu_the_tool_says_so(tmp_path):
-    done = run(SCRIPT, cwd=tmp_path, expect=1)
-    assert "device 'cuda' is not there: PyTorch sees 0 CUDA devices" in done.stderr

@@ -1,11 +1,7 @@
-import re
-
 import pytest
-from script_runs import TOOLS, run
 
 from benchmarks.option_costs import peak_memory, step_times
 
-TOOL = TOOLS / 'analysis_tools' / 'compare_options.py'
 SHAPE = (1, 3, 256, 256)
 
 
@@ -23,19 +19,3 @@ def test_recomputation_takes_another_forward_pass():
     # Wide bounds, for other processes disturb the times.
     assert 0.9 < with_cp < 5
     assert len(others) == 3 and all(ratio > 0 for ratio in others)
-
-
-def test_the_tool_evaluates_with_both_libraries(tmp_path):
-    pytest.importorskip('pycocotools')
-    pytest.importorskip('faster_coco_eval', reason='faster-coco-eval is not installed')
-    done = run(TOOL, 'evaluation', '--images', '3', cwd=tmp_path)
-    rows = re.findall(
-        r'^\| (\w+) \| ([\d.]+) \| ([\d.]+) \| ×[\d.]+ \| (\S+) \|$', done.stdout, re.MULTILINE
-    )
-    assert [row[0] for row in rows] == ['boxes', 'masks']
-    assert all(float(row[3]) <= 1e-9 for row in rows)
-
-
-def test_the_tool_refuses_no_images(tmp_path):
-    done = run(TOOL, 'evaluation', '--images', '0', cwd=tmp_path, expect=2)
-    assert 'positive numbers' in done.stderr

@@ -1,0 +1,154 @@
+"""Every subject of ``python -m benchmarks``, in this process."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from script_runs import REPOSITORY
+
+from benchmarks.__main__ import OPTIONS, main
+from benchmarks.comparison import LAYERS
+
+TINY = ['--shape', '1', '8', '12', '10', '--kernel-size', '7', '--rounds', '1']
+TINY += ['--allocator', 'default']
+
+
+@pytest.fixture
+def bench(capsys, tmp_path, monkeypatch):
+    """Run a command line in an empty folder; returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, expect=0):
+        status = 0
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as error:
+            status = error.code
+        printed = capsys.readouterr()
+        assert status == expect, printed.err
+        return printed
+
+    threads = torch.get_num_threads()
+    yield call
+    torch.set_num_threads(threads)
+
+
+def test_help_is_quick_and_names_every_subject():
+    program = (
+        'import sys\n'
+        'from benchmarks.__main__ import main\n'
+        'try:\n'
+        '    main(["--help"])\n'
+        'except SystemExit as error:\n'
+        '    assert not error.code\n'
+        'assert not {"torch", "mmdet", "mmseg", "mmcv"} & set(sys.modules)\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert set(OPTIONS) <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize('subject', OPTIONS)
+def test_every_option_is_described(subject, bench):
+    printed = bench(subject, '--help').out
+    options = re.findall(r'^  (?:--?\S+|case|suite)\b.*(?:\n {10,}.*)*', printed, re.M)
+    assert len(options) > 1
+    # A description stands behind two blanks or on a line of its own.
+    assert all(re.search(r'\S(?: {2,}|\n +)\S', option.strip()) for option in options), options
+
+
+def test_a_case_prints_a_table_and_writes_json(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['x', 'case', '--mode', 'train'])
+    done = bench('case', 'layer', *TINY, '--mode', 'train', '--json', 'new/result.json')
+    header, _, row = done.out.splitlines()[:3]
+    assert header.startswith('| what | mode | map | computed by | official (ms) | ours (ms) |')
+    assert row.startswith('| LSKA k=7 | train | 1×8×12×10 | plain |')
+    assert 'processor time of one thread; 1 rounds' in done.out
+    record = json.loads((tmp_path / 'new' / 'result.json').read_text())
+    assert record['command'] == 'python -m benchmarks case --mode train'
+    assert record['machine']['cores'] == os.cpu_count()
+    (result,) = record['results']
+    assert result['settings']['mode'] == 'train' and result['errors']['gradients'] < 1e-4
+
+
+@pytest.mark.slow
+def test_a_sweep_is_drawn_from_processes_of_their_own(bench, tmp_path):
+    cv2 = pytest.importorskip('cv2')
+    pytest.importorskip('matplotlib')
+    options = ['--shape', '1', '4', '8', '8', '--rounds', '1', '--plot', 'drawn/sizes.png']
+    done = bench('sweep', 'op', *options, '--against', 'input-size')
+    rows = [line for line in done.out.splitlines() if line.startswith('| cascade of ')]
+    assert len(rows) == 2 * 5
+    picture = cv2.imread(str(tmp_path / 'drawn' / 'sizes.png'))
+    assert picture.shape[1] > 600 and picture.std() > 10
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'status', 'message'),
+    [
+        (['case', 'layer', '--fuse', '--mode', 'train'], 1, "takes mode 'forward', not 'train'"),
+        (['case', 'layer', '--attention', 'LSKAA'], 1, "attention 'LSKAA' is unknown"),
+        (['case', 'layr'], 1, 'did you mean layer?'),
+        (['case', 'layer', '--kernel-size', '24'], 1, 'Nearest legal sizes: 23 and 29'),
+        (['case', 'layer', '--shape', *'12345'], 1, 'four positive numbers N C H W'),
+        (['case', 'layer', '--backend', 'cuda'], 1, "must be one of 'auto', 'plain'"),
+        (['case', 'detector', '--config', 'none-such'], 1, "no config file 'none-such'"),
+        (['case', 'evaluation'], 1, 'no folder of images'),
+        (['case', 'backbone', '--arch', 'tny', '--shape', '1', '32'], 1, 'tny'),
+        (['case', 'layer', '--docs', 'x.md'], 2, 'unrecognized arguments: --docs'),
+        (['suite', 'cpu', '--docs', 'absent.md', '--list'], 1, 'absent.md'),
+        (['suite', 'cpu', '--docs', 'x.md', '--only', 'maps'], 1, 'leave --only out'),
+        (['evaluation', '--images', '0'], 2, 'must be at least 1, got 0'),
+        (['training', '--batch-size', '0'], 2, 'must be at least 1, got 0'),
+        (['layers', '--rounds', '0'], 2, 'must be at least 1, got 0'),
+    ],
+)
+def test_what_is_impossible_is_refused(arguments, status, message, bench):
+    done = bench(*arguments, expect=status)
+    assert message in done.err and 'Traceback' not in done.err
+
+
+def test_layers_are_compared_in_a_markdown_table(bench):
+    done = bench(
+        *('layers', '--in-channels', 16, '--shape', 6, 8, '--memory-shape', 6, 8, '--rounds', 1)
+    )
+    lines = [line for line in done.out.splitlines() if line.startswith('|')]
+    assert len(lines) == 2 + len(LAYERS) + 1
+    assert all(line.count('|') == 7 for line in lines)
+
+
+def test_an_evaluation_is_timed_with_both_libraries(bench):
+    pytest.importorskip('pycocotools')
+    pytest.importorskip('faster_coco_eval', reason='faster-coco-eval is not installed')
+    done = bench('evaluation', '--images', 3)
+    rows = re.findall(
+        r'^\| (\w+) \| ([\d.]+) \| ([\d.]+) \| ×[\d.]+ \| (\S+) \|$', done.out, re.MULTILINE
+    )
+    assert [row[0] for row in rows] == ['boxes', 'masks']
+    assert all(float(row[3]) <= 1e-9 for row in rows)
+
+
+def test_depthwise_convolutions_are_measured_and_all_rows_written(bench, tmp_path):
+    options = '--arch tiny --stage 4 --batch-size 1 --dtype float32 --shape 64 96 --rounds 1'
+    done = bench(
+        *('depthwise', '--device', 'cpu', *options.split(), '--no-compile', '--json', 'rows.json')
+    )
+    lines = [line for line in done.out.splitlines() if line.startswith('| tiny')]
+    assert len(lines) == 5 * 3
+    rows = json.loads((tmp_path / 'rows.json').read_text())['rows']
+    assert len(rows) == 5 * 3
+    for row in rows:
+        assert set(row['milliseconds']) == {'contiguous', 'channels_last'}
+        assert min(row['milliseconds'].values()) > 0 and row['copy_milliseconds'] > 0
+        assert all('conv' in name for name in row['kernels'].values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
+def test_without_a_gpu_the_depthwise_benchmark_says_so(bench):
+    done = bench('depthwise', expect=1)
+    assert "device 'cuda' is not there: PyTorch sees 0 CUDA devices" in done.err
