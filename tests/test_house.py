@@ -31,10 +31,9 @@ ARROWS = {
     'engine': 'registry shipped patches ops layers checkpoint models conversion deploy',
     'environment': 'registry shipped patches ops',
     '__main__': '__init__ shipped cli environment',
-    'benchmarks': 'registry shipped evaluation ops layers checkpoint models conversion deploy '
+    'benchmarks': 'registry shipped cli evaluation ops layers checkpoint models conversion deploy '
     'analysis engine',
-    'tools': 'shipped cli datasets evaluation checkpoint conversion deploy analysis engine '
-    'benchmarks',
+    'tools': 'shipped cli datasets evaluation checkpoint conversion deploy analysis engine',
     'demo': 'registry cli datasets deploy analysis engine',
 }
 # What a room may import besides the standard library, at module level and in functions; a room that
