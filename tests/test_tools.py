@@ -237,21 +237,21 @@ def test_a_segmentor_is_evaluated_and_its_label_maps_kept(trained, scenes, tmp_p
 
 @pytest.mark.slow
 @BOTH
-def test_a_folded_model_reaches_the_same_figures(config, trained, scenes, tmp_path):
+def test_a_fused_model_reaches_the_same_figures(config, trained, scenes, tmp_path):
     checkpoint = trained[config] / f'iter_{ITERATIONS}.pth'
     figures, predictions = [], []
-    for name, fold in (('plain', []), ('folded', ['--fuse'])):
+    for name, fuse in (('plain', []), ('fused', ['--fuse'])):
         work_dir, out = tmp_path / name, tmp_path / f'{name}.pkl'
-        options = ['--work-dir', work_dir, '--out', out, *fold]
+        options = ['--work-dir', work_dir, '--out', out, *fuse]
         run(TOOLS / 'test.py', config, checkpoint, *options, cwd=scenes)
-        assert ('tested is the folded model' in last_log(work_dir)) == bool(fold)
+        assert ('the fused model is tested' in last_log(work_dir)) == bool(fuse)
         (records,) = work_dir.glob('*/*.json')
         figures.append(json.loads(records.read_text()))
         predictions.append(read_predictions(out))
     for key, value in figures[0].items():
         assert 'time' in key or figures[1][key] == pytest.approx(value, abs=1e-3), key
-    for plain, folded in zip(*predictions, strict=True):
-        assert np.allclose(plain, folded, atol=1e-3)
+    for plain, fused in zip(*predictions, strict=True):
+        assert np.allclose(plain, fused, atol=1e-3)
 
 
 def read_predictions(out: Path) -> list[np.ndarray]:
@@ -282,7 +282,7 @@ def test_two_processes_train_and_test_without_a_gpu(config, scenes, tmp_path):
     command = [TOOLS / 'dist_test.sh', config, checkpoint, 2, '--work-dir', out]
     run(*command, '--fuse', cwd=scenes, PORT=free_port())
     assert re.search('coco/bbox_mAP' if config == DETECTOR else 'mIoU', last_log(out))
-    assert 'tested is the folded model' in last_log(out)
+    assert 'the fused model is tested' in last_log(out)
 
 
 @pytest.mark.slow
@@ -376,8 +376,8 @@ def test_image_demo_draws_segments_into_a_file(trained, scenes, tmp_path):
     run(DEMO, image, SEGMENTOR, checkpoint, '--out-file', 'new/drawn.png', cwd=tmp_path)
     before, after = cv2.imread(str(image)), cv2.imread(str(tmp_path / 'new' / 'drawn.png'))
     assert before.shape == after.shape and (before != after).mean() > 0.5
-    run(DEMO, image, SEGMENTOR, checkpoint, '--out-file', 'folded.png', '--fuse', cwd=tmp_path)
-    assert (cv2.imread(str(tmp_path / 'folded.png')) != after).mean() < 1e-3
+    run(DEMO, image, SEGMENTOR, checkpoint, '--out-file', 'fused.png', '--fuse', cwd=tmp_path)
+    assert (cv2.imread(str(tmp_path / 'fused.png')) != after).mean() < 1e-3
 
 
 @pytest.mark.slow

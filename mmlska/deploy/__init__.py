@@ -1,3 +1,6 @@
-from .fusing import fuse, list_unfolded
+"""Models made ready for use: norms fused into convolutions."""
 
-__all__ = ['fuse', 'list_unfolded']
+from .fused_mark import is_fused
+from .fusing import fuse, list_unfused
+
+__all__ = ['fuse', 'is_fused', 'list_unfused']

@@ -6,11 +6,11 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
-from folding_laws import (
+from fusing_laws import (
     NANO,
     batch_norms,
     count_operations,
-    folds_exactly,
+    fuses_exactly,
     largest_error,
     relative_error,
     trained,
@@ -19,7 +19,7 @@ from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlska.deploy import fuse, fusing, list_unfolded
+from mmlska.deploy import fuse, fusing, list_unfused
 from mmlska.engine.config import load_config
 from mmlska.models import VAN, ContainerLight, GhostNetV2
 from mmlska.models.backbones.van import VANBlock
@@ -74,38 +74,38 @@ SETTINGS = [
     ('dtype', 'size'),
     [(torch.float64, (67, 93)), (torch.float64, (32, 1)), (torch.float32, (64, 40))],
 )
-def test_a_folded_backbone_has_the_same_outputs(build, dtype, size):
-    folded = folds_exactly(trained(build()), 2, 3, *size, dtype=dtype)
-    assert not batch_norms(folded)
+def test_a_fused_backbone_has_the_same_outputs(build, dtype, size):
+    fused = fuses_exactly(trained(build()), 2, 3, *size, dtype=dtype)
+    assert not batch_norms(fused)
 
 
 @pytest.mark.filterwarnings('ignore:an input of')
 @every_backbone
 @pytest.mark.parametrize('options', SETTINGS, ids=str)
-def test_every_setting_is_folded(build, options):
+def test_every_setting_is_fused(build, options):
     model = trained(build(**options))
-    folded = folds_exactly(model, 1, options.get('in_channels', 3), 45, 70)
-    assert not batch_norms(folded)
-    assert not any(getattr(module, 'with_cp', False) for module in folded.modules())
+    fused = fuses_exactly(model, 1, options.get('in_channels', 3), 45, 70)
+    assert not batch_norms(fused)
+    assert not any(getattr(module, 'with_cp', False) for module in fused.modules())
 
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('place', ['attention', *POSITIONS])
-def test_every_layer_is_folded_in_every_place_of_van(kind, place):
+def test_every_layer_is_fused_in_every_place_of_van(kind, place):
     layer = dict(type=kind, **KINDS[kind])
     options = dict(attention=layer)
     if place != 'attention':
         options = dict(plugins=[dict(cfg=layer, position=place)])
     dims = dict(embed_dims=[4, 8], depths=[1, 2], ffn_ratios=[2, 2])
-    folded = folds_exactly(trained(van(arch=dims, out_indices=(0, 1), **options)), 2, 3, 35, 50)
-    assert not batch_norms(folded)
+    fused = fuses_exactly(trained(van(arch=dims, out_indices=(0, 1), **options)), 2, 3, 35, 50)
+    assert not batch_norms(fused)
 
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_every_layer_is_folded_alone(kind, dtype):
+def test_every_layer_is_fused_alone(kind, dtype):
     layer = trained(MODELS.build(dict(type=f'mmlska.{kind}', in_channels=8, **KINDS[kind])))
-    assert not batch_norms(folds_exactly(layer, 2, 8, 13, 9, dtype=dtype))
+    assert not batch_norms(fuses_exactly(layer, 2, 8, 13, 9, dtype=dtype))
 
 
 @pytest.mark.parametrize(
@@ -120,24 +120,24 @@ def test_every_layer_is_folded_alone(kind, dtype):
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else value.__name__,
 )
-def test_what_one_backbone_has_of_its_own_is_folded(build, options):
-    folded = folds_exactly(trained(build(**options)), 2, 3, 64, 40)
-    assert not batch_norms(folded)
-    assert not any('DropPath' in type(module).__name__ for module in folded.modules())
+def test_what_one_backbone_has_of_its_own_is_fused(build, options):
+    fused = fuses_exactly(trained(build(**options)), 2, 3, 64, 40)
+    assert not batch_norms(fused)
+    assert not any('DropPath' in type(module).__name__ for module in fused.modules())
 
 
-def test_a_block_that_stands_in_two_places_is_folded_once():
+def test_a_block_that_stands_in_two_places_is_fused_once():
     block = van().blocks1[0]
     model = trained(nn.Sequential(block, nn.Sequential(block, nn.ReLU())))
-    folded = folds_exactly(model, 1, 8, 9, 11)
-    assert folded[0] is folded[1][0]
+    fused = fuses_exactly(model, 1, 8, 9, 11)
+    assert fused[0] is fused[1][0]
 
 
-def test_pure_affinities_are_folded():
+def test_pure_affinities_are_fused():
     for name in ('alpha', 'beta'):
         layer = trained(MODELS.build(dict(type='mmlska.MixedAffinity', in_channels=8)))
         nn.init.zeros_(getattr(layer, name))
-        folds_exactly(layer, 1, 8, 7, 5)
+        fuses_exactly(layer, 1, 8, 7, 5)
 
 
 # Of each backbone and layer, at most this share of the operations is left.
@@ -151,17 +151,17 @@ SHARES = [
 
 @pytest.mark.filterwarnings('ignore:an input of')
 @pytest.mark.parametrize(('build', 'share'), SHARES)
-def test_a_folded_model_runs_fewer_operations_and_holds_fewer_weights(build, share):
+def test_a_fused_model_runs_fewer_operations_and_holds_fewer_weights(build, share):
     model = trained(build())
-    folded = fuse(model)
-    counts = [count_operations(m, 1, 3, 64, 64) for m in (folded, model)]
+    fused = fuse(model)
+    counts = [count_operations(m, 1, 3, 64, 64) for m in (fused, model)]
     assert counts[0] <= share * counts[1]
-    sizes = [sum(value.numel() for value in m.state_dict().values()) for m in (folded, model)]
+    sizes = [sum(value.numel() for value in m.state_dict().values()) for m in (fused, model)]
     assert sizes[0] < sizes[1]
 
 
 @pytest.mark.parametrize('kind', ['ContextAggregation', 'DFCAttention', 'MixedAffinity'])
-def test_a_folded_layer_runs_fewer_operations(kind):
+def test_a_fused_layer_runs_fewer_operations(kind):
     layer = trained(MODELS.build(dict(type=f'mmlska.{kind}', in_channels=8, **KINDS[kind])))
     assert count_operations(fuse(layer), 1, 8, 8, 8) < count_operations(layer, 1, 8, 8, 8)
 
@@ -174,30 +174,30 @@ def test_a_folded_layer_runs_fewer_operations(kind):
     ],
 )
 @pytest.mark.parametrize('build', [van, ghost, container])
-def test_what_cannot_be_folded_is_left_alone_and_listed(norm_cfg, reason, build):
+def test_what_cannot_be_fused_is_left_alone_and_listed(norm_cfg, reason, build):
     model = trained(build(norm_cfg=norm_cfg))
-    folded = folds_exactly(model, 2, 3, 64, 64)
+    fused = fuses_exactly(model, 2, 3, 64, 64)
     kinds = (nn.GroupNorm, nn.BatchNorm2d)
     norms = [name for name, module in model.named_modules() if isinstance(module, kinds)]
-    listed = list_unfolded(folded)
+    listed = list_unfused(fused)
     assert [name for name in listed if listed[name].startswith(reason)] == norms
-    assert all(name in dict(folded.named_modules()) for name in listed)
+    assert all(name in dict(fused.named_modules()) for name in listed)
 
 
 def test_layer_scales_before_a_plugin_are_listed_and_logged(monkeypatch):
     lines = []
     monkeypatch.setattr(fusing, 'print_log', lambda line, *_: lines.append(line))
     plugin = dict(cfg=dict(type='ECA'), position='after_ffn', stages=(True, False, False, False))
-    folded = folds_exactly(trained(van(plugins=[plugin])), 1, 3, 32, 32)
-    listed = list_unfolded(folded)
+    fused = fuses_exactly(trained(van(plugins=[plugin])), 1, 3, 32, 32)
+    listed = list_unfused(fused)
     expected = {f'norm{i}': 'LayerNorm normalises by statistics of each input' for i in range(1, 5)}
     expected['blocks1.0.layer_scale_2'] = 'a plugin stands between it and the branch'
     assert listed == expected
     assert lines == [
-        'not folded: 4, first norm1: LayerNorm normalises by statistics of each input',
-        'not folded: 1, first blocks1.0.layer_scale_2: a plugin stands between it and the branch',
+        'not fused: 4, first norm1: LayerNorm normalises by statistics of each input',
+        'not fused: 1, first blocks1.0.layer_scale_2: a plugin stands between it and the branch',
     ]
-    assert not list_unfolded(fuse(trained(ghost())))
+    assert not list_unfused(fuse(trained(ghost())))
 
 
 def test_the_model_is_left_as_it_was():
@@ -212,12 +212,12 @@ def test_the_model_is_left_as_it_was():
         model.train()
 
 
-def test_nothing_of_a_folded_model_is_trained():
+def test_nothing_of_a_fused_model_is_trained():
     for build in BACKBONES.values():
-        folded = fuse(trained(build()))
-        assert not any(parameter.requires_grad for parameter in folded.parameters())
-        assert not any(module.training for module in folded.modules())
-        assert not any('running' in key or 'tracked' in key for key in folded.state_dict())
+        fused = fuse(trained(build()))
+        assert not any(parameter.requires_grad for parameter in fused.parameters())
+        assert not any(module.training for module in fused.modules())
+        assert not any('running' in key or 'tracked' in key for key in fused.state_dict())
 
 
 def test_a_part_in_training_mode_is_refused():
@@ -234,72 +234,72 @@ def test_a_part_in_training_mode_is_refused():
 
 
 @pytest.mark.parametrize('build', BACKBONES.values())
-def test_folding_twice_is_refused(build):
-    folded = fuse(trained(build()))
-    with pytest.raises(ValueError, match='folded already'):
-        fuse(folded)
-    with pytest.raises(ValueError, match='folded already'):
-        fuse(nn.Sequential(folded).eval())
+def test_fusing_twice_is_refused(build):
+    fused = fuse(trained(build()))
+    with pytest.raises(ValueError, match='fused already'):
+        fuse(fused)
+    with pytest.raises(ValueError, match='fused already'):
+        fuse(nn.Sequential(fused).eval())
 
 
-def test_a_folded_model_copies_pickles_and_loads_its_own_weights():
+def test_a_fused_model_copies_pickles_and_loads_its_own_weights():
     for build in BACKBONES.values():
-        folded = fuse(trained(build()))
+        fused = fuse(trained(build()))
         file = io.BytesIO()
-        torch.save(folded.state_dict(), file)
+        torch.save(fused.state_dict(), file)
         file.seek(0)
         again = fuse(build().eval())
         again.load_state_dict(torch.load(file, weights_only=True))
         x = torch.randn(1, 3, 40, 40)
-        for other in (copy.deepcopy(folded), pickle.loads(pickle.dumps(folded)), again):
-            assert largest_error(other(x), folded(x)) == 0
-            assert type(other) is type(folded)
+        for other in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused)), again):
+            assert largest_error(other(x), fused(x)) == 0
+            assert type(other) is type(fused)
 
 
 @pytest.mark.parametrize('strict', [True, False])
 @pytest.mark.parametrize('build', BACKBONES.values())
-def test_folded_and_other_weights_are_not_taken_for_each_other(build, strict):
+def test_fused_and_other_weights_are_not_taken_for_each_other(build, strict):
     model = trained(build())
-    folded = fuse(model)
-    with pytest.raises(ValueError, match='are of a model that is not folded'):
-        folded.load_state_dict(model.state_dict(), strict=strict)
+    fused = fuse(model)
+    with pytest.raises(ValueError, match='are of a model that is not fused'):
+        fused.load_state_dict(model.state_dict(), strict=strict)
     with pytest.raises((ValueError, RuntimeError), match='running_mean'):
-        model.load_state_dict(folded.state_dict(), strict=strict)
+        model.load_state_dict(fused.state_dict(), strict=strict)
 
 
 @pytest.mark.parametrize('build', [van, ghost, container])
-def test_a_folded_model_exports_and_traces(build):
-    folded = fuse(trained(build(out_indices=1)))
+def test_a_fused_model_exports_and_traces(build):
+    fused = fuse(trained(build(out_indices=1)))
     x = torch.randn(1, 3, 64, 64)
-    exported = torch.export.export(folded, (x,)).module()
-    traced = torch.jit.trace(folded, x)
+    exported = torch.export.export(fused, (x,)).module()
+    traced = torch.jit.trace(fused, x)
     other = torch.randn(1, 3, 64, 64)
     for form in (exported, traced):
-        assert largest_error(form(other), folded(other)) < 1e-5
+        assert largest_error(form(other), fused(other)) < 1e-5
 
 
-def test_a_folded_model_exports_to_onnx():
+def test_a_fused_model_exports_to_onnx():
     runtime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    folded = fuse(trained(ghost(out_indices=(0, 1))))
+    fused = fuse(trained(ghost(out_indices=(0, 1))))
     x = torch.randn(1, 3, 64, 64)
     file = io.BytesIO()
-    torch.onnx.export(folded, (x,), dynamo=True).save(file)
+    torch.onnx.export(fused, (x,), dynamo=True).save(file)
     session = runtime.InferenceSession(file.getvalue())
     outs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert largest_error([torch.from_numpy(out) for out in outs], folded(x)) < 1e-5
+    assert largest_error([torch.from_numpy(out) for out in outs], fused(x)) < 1e-5
 
 
 @pytest.mark.parametrize('order', [*itertools.permutations(('conv', 'norm', 'act'))])
 @pytest.mark.parametrize('kernel_size', [1, 3])
-def test_modules_of_mmcv_are_folded_where_the_order_allows_it(order, kernel_size):
+def test_modules_of_mmcv_are_fused_where_the_order_allows_it(order, kernel_size):
     module = ConvModule(
         4, 6, kernel_size, padding=kernel_size // 2, norm_cfg=dict(type='BN'), order=order
     )
-    folded = folds_exactly(trained(module), 1, 4, 9, 9)
+    fused = fuses_exactly(trained(module), 1, 4, 9, 9)
     distance = order.index('norm') - order.index('conv')
-    is_foldable = distance == 1 or (distance == -1 and kernel_size == 1)
-    assert bool(batch_norms(folded)) == (not is_foldable)
+    is_fusible = distance == 1 or (distance == -1 and kernel_size == 1)
+    assert bool(batch_norms(fused)) == (not is_fusible)
 
 
 @pytest.mark.parametrize(
@@ -315,12 +315,12 @@ def test_modules_of_mmcv_are_folded_where_the_order_allows_it(order, kernel_size
 )
 def test_unusual_modules_of_mmcv_give_the_same(options):
     module = ConvModule(4, 6, 1, padding=1, norm_cfg=dict(type='BN'), **options)
-    folded = folds_exactly(trained(module), 1, 4, 9, 9)
-    foldable = options in (dict(efficient_conv_bn_eval=True), dict(padding_mode='reflect'))
-    assert bool(batch_norms(folded)) == (not foldable)
+    fused = fuses_exactly(trained(module), 1, 4, 9, 9)
+    fusible = options in (dict(efficient_conv_bn_eval=True), dict(padding_mode='reflect'))
+    assert bool(batch_norms(fused)) == (not fusible)
 
 
-def test_the_synchronised_norms_of_mmcv_are_folded(tmp_path):
+def test_the_synchronised_norms_of_mmcv_are_fused(tmp_path):
     pytest.importorskip('mmcv._ext')
     from mmcv.ops import SyncBatchNorm
 
@@ -328,14 +328,14 @@ def test_the_synchronised_norms_of_mmcv_are_folded(tmp_path):
     try:
         norm = SyncBatchNorm(4)
         model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), norm))
-        folded = fuse(model)
+        fused = fuse(model)
     finally:
         dist.destroy_process_group()
     plain = nn.BatchNorm2d(4).eval()
     plain.load_state_dict(norm.state_dict())
     x = torch.randn(1, 3, 8, 8)
-    assert relative_error(folded(x), plain(model[0](x))) < 1e-6
-    assert not batch_norms(folded) and model[1] is norm
+    assert relative_error(fused(x), plain(model[0](x))) < 1e-6
+    assert not batch_norms(fused) and model[1] is norm
 
 
 def test_a_derived_class_that_computes_something_else_is_not_taken_for_its_base():
@@ -343,15 +343,21 @@ def test_a_derived_class_that_computes_something_else_is_not_taken_for_its_base(
         def _forward(self, x):
             return super()._forward(self.norm1(x))
 
-    class Same(VANBlock):
-        pass
+    class OtherSum(VANBlock):
+        def _add(self, x, branch, scale):
+            return super()._add(x, 2 * branch, scale)
 
-    for kind in (Doubled, Same):
+    class Same(VANBlock):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.note = 'built in another way'
+
+    for kind in (Doubled, OtherSum, Same):
         model = trained(van())
         for stage in (model.blocks1, model.blocks2):
             stage[0].__class__ = kind
-        folded = folds_exactly(model, 1, 3, 33, 40)
-        assert isinstance(folded.blocks1[0], Doubled) == (kind is Doubled)
+        fused = fuses_exactly(model, 1, 3, 33, 40)
+        assert isinstance(fused.blocks1[0], kind) == (kind is not Same)
 
 
 def test_watched_modules_are_left_alone():
@@ -359,10 +365,10 @@ def test_watched_modules_are_left_alone():
     model = trained(van())
     model.blocks1[0].norm1.register_forward_hook(lambda *_: seen.append(1))
     model.patch_embed2.projection.register_forward_hook(lambda *_: seen.append(2))
-    folded = fuse(model)
-    folded(torch.randn(1, 3, 32, 32))
+    fused = fuse(model)
+    fused(torch.randn(1, 3, 32, 32))
     assert seen == [1, 2]
-    assert batch_norms(folded) == ['blocks1.0.norm1', 'blocks1.0.norm2', 'patch_embed2.norm']
+    assert batch_norms(fused) == ['blocks1.0.norm1', 'blocks1.0.norm2', 'patch_embed2.norm']
 
 
 FAMILIES = [
@@ -390,14 +396,14 @@ def run_all_parts(model, x):
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_whole_detectors_and_segmentors_of_the_configs_are_folded(name):
+def test_whole_detectors_and_segmentors_of_the_configs_are_fused(name):
     scope = 'mmseg' if 'ade20k' in name else 'mmdet'
     pytest.importorskip(scope)
     cfg = load_config(name)
     with DefaultScope.overwrite_default_scope(scope):
         model = trained(MODELS.build(cfg.model)).double()
-    folded = fuse(model)
+    fused = fuse(model)
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
-        assert largest_error(run_all_parts(folded, x), run_all_parts(model, x)) < 1e-12
-    assert not batch_norms(folded)
+        assert largest_error(run_all_parts(fused, x), run_all_parts(model, x)) < 1e-12
+    assert not batch_norms(fused)

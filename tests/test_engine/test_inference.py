@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmlska.deploy.folded import Folded
+from mmlska.deploy import is_fused
 from mmlska.engine.config import load_config
 from mmlska.engine.inference import (
     Predictor,
@@ -50,7 +50,7 @@ def detector(folder):
 
 
 @pytest.fixture(scope='module')
-def folded_detector(detector, folder):
+def fused_detector(detector, folder):
     return Predictor(DETECTOR, str(folder / 'detector.pth'), 'cpu', fused=True)
 
 
@@ -149,11 +149,11 @@ def test_the_same_image_gives_the_same_detections(folder, detector):
     assert torch.equal(first.bboxes, second.bboxes) and torch.equal(first.scores, second.scores)
 
 
-def test_a_folded_detector_gives_the_same_detections(folder, detector, folded_detector):
-    plain, folded = (d(folder / 'noise.png').pred_instances for d in (detector, folded_detector))
-    assert isinstance(folded_detector.model, Folded) and not isinstance(detector.model, Folded)
-    assert torch.allclose(plain.bboxes, folded.bboxes, atol=1e-3)
-    assert torch.allclose(plain.scores, folded.scores, atol=1e-5)
+def test_a_fused_detector_gives_the_same_detections(folder, detector, fused_detector):
+    plain, fused = (d(folder / 'noise.png').pred_instances for d in (detector, fused_detector))
+    assert is_fused(fused_detector.model) and not is_fused(detector.model)
+    assert torch.allclose(plain.bboxes, fused.bboxes, atol=1e-3)
+    assert torch.allclose(plain.scores, fused.scores, atol=1e-5)
 
 
 def detection(score: float):

@@ -1,3 +1,5 @@
+"""Testing with the fused model."""
+
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -8,9 +10,9 @@ from mmlska.registry import HOOKS
 
 @HOOKS.register_module()
 class FusingHook(Hook):
-    """Test the folded model in place of the model, see :func:`mmlska.deploy.fuse`.
+    """Test the fused model in place of the model, see :func:`mmlska.deploy.fuse`.
 
-    It is for every runner of mmengine: ``custom_hooks=[dict(type='mmlska.FusingHook')]``. Folded is
+    It is for every runner of mmengine: ``custom_hooks=[dict(type='mmlska.FusingHook')]``. Fused is
     what the loaded checkpoint and the hooks before this one have made of the model. After the test
     the runner has the model itself again.
     """
@@ -19,13 +21,13 @@ class FusingHook(Hook):
     priority = 'LOWEST'
 
     def before_test_epoch(self, runner) -> None:
-        """Fold the model. In a distributed job every process folds its own, out of the wrapper."""
-        self._unfolded = model = runner.model
+        """Fuse the model. In a distributed job every process fuses its own, out of the wrapper."""
+        self._unfused = model = runner.model
         while is_model_wrapper(model):
             model = model.module
         runner.model = fuse(model.eval())
-        print_log('tested is the folded model', runner.logger)
+        print_log('the fused model is tested', runner.logger)
 
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
         """Give the runner its own model back."""
-        runner.model = self._unfolded
+        runner.model = self._unfused

@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmlska.deploy.folded import Folded
+from mmlska.deploy import is_fused
 from mmlska.engine import FusingHook, launch
 
 
@@ -93,7 +93,7 @@ def model():
 
 @pytest.mark.parametrize('wrap', [lambda model: model, Wrapper], ids=['alone', 'wrapped'])
 @pytest.mark.parametrize('others', [[], [Exchange]], ids=['weights', 'averages'])
-def test_the_folded_model_is_tested_and_gives_the_same(wrap, others, model, tmp_path):
+def test_the_fused_model_is_tested_and_gives_the_same(wrap, others, model, tmp_path):
     outs = []
     for hooks in ([], [FusingHook()]):
         watch = Watch()
@@ -101,7 +101,7 @@ def test_the_folded_model_is_tested_and_gives_the_same(wrap, others, model, tmp_
         whole = runner.model
         assert runner.test() == dict(images=3)
         assert runner.model is whole
-        assert [isinstance(m, Folded) for m in watch.models] == [bool(hooks)]
+        assert [is_fused(m) for m in watch.models] == [bool(hooks)]
         outs.append(torch.cat(watch.outs))
     assert not torch.equal(*outs) and torch.allclose(*outs, rtol=1e-5, atol=1e-6)
     assert isinstance(model.layers[1], nn.BatchNorm2d) and model.layers[0].weight.requires_grad

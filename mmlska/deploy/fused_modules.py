@@ -11,14 +11,14 @@ from mmlska.layers.mixed_affinity import attend
 from mmlska.models.backbones.container import ContainerBlock
 from mmlska.models.backbones.van import VANBlock
 
-from .folding import (
+from .affine import (
     Affine,
     add_identity,
     add_shift,
     affine_of,
     compose,
-    fold_after,
-    fold_before,
+    fuse_after,
+    fuse_before,
     hand_on_bias,
     scale,
     stack,
@@ -40,24 +40,24 @@ class FusedVANBlock(nn.Module):
         super().__init__()
         self.out_channels = block.out_channels
         norm1, norm2 = affine_of(block.norm1), affine_of(block.norm2)
-        self.proj_1 = fold_before(norm1, block.attn.proj_1)
+        self.proj_1 = fuse_before(norm1, block.attn.proj_1)
         self.activation = block.attn.activation
         self.spatial_gating_unit = block.attn.spatial_gating_unit
         self.proj_2 = add_shift(block.attn.proj_2, norm1.shift)
         self.after_attention = block.after_attention
         self.mlp = copy.deepcopy(block.mlp)
-        self.mlp.fc1 = fold_before(norm2, self.mlp.fc1)
+        self.mlp.fc1 = fuse_before(norm2, self.mlp.fc1)
         self.after_ffn = block.after_ffn
         self.layer_scale_1, self.layer_scale_2 = block.layer_scale_1, block.layer_scale_2
         skip = norm1.factor
         if not len(self.after_attention):
-            # No plugin between the branch and its scale: the residual sum is folded too.
+            # No plugin between the branch and its scale: the residual sum is fused too.
             skip = 1 + (skip if self.layer_scale_1 is None else skip * self.layer_scale_1.double())
             if self.layer_scale_1 is not None:
-                self.proj_2 = fold_after(self.proj_2, scale(self.layer_scale_1))
+                self.proj_2 = fuse_after(self.proj_2, scale(self.layer_scale_1))
                 self.layer_scale_1 = None
         if not len(self.after_ffn) and self.layer_scale_2 is not None:
-            self.mlp.fc2 = fold_after(self.mlp.fc2, scale(self.layer_scale_2))
+            self.mlp.fc2 = fuse_after(self.mlp.fc2, scale(self.layer_scale_2))
             self.layer_scale_2 = None
         self.register_buffer('skip', skip.to(self.proj_2.weight))
         self.register_buffer('last_skip', None)
@@ -66,7 +66,7 @@ class FusedVANBlock(nn.Module):
         """Take in the norm that follows the block; False if a plugin stands in between."""
         if len(self.after_ffn):
             return False
-        self.mlp.fc2 = fold_after(self.mlp.fc2, affine)
+        self.mlp.fc2 = fuse_after(self.mlp.fc2, affine)
         self.last_skip = affine.factor.to(self.mlp.fc2.weight)
         return True
 
@@ -95,21 +95,21 @@ class FusedContainerBlock(nn.Module):
     def __init__(self, block: ContainerBlock) -> None:
         super().__init__()
         self.pos_embed = add_identity(block.pos_embed)
-        self.conv1 = fold_before(affine_of(block.norm1), block.conv1)
+        self.conv1 = fuse_before(affine_of(block.norm1), block.conv1)
         if block.num_heads:
             share = block.sa_weight.double().sigmoid()
-            static = fold_after(block.conv, scale((1 - share).expand(block.conv.out_channels)))
+            static = fuse_after(block.conv, scale((1 - share).expand(block.conv.out_channels)))
             static, self.conv2 = hand_on_bias(static, block.conv2)
             self.mix = FusedMix(static, block.num_heads, share)
         else:
             self.mix, self.conv2 = hand_on_bias(block.attn, block.conv2)
         self.mlp = copy.deepcopy(block.mlp)
-        self.mlp.fc1 = fold_before(affine_of(block.norm2), self.mlp.fc1)
+        self.mlp.fc1 = fuse_before(affine_of(block.norm2), self.mlp.fc1)
         self.register_buffer('last_skip', None)
 
     def end_with(self, affine: Affine) -> bool:
         """Take in the norm that follows the block."""
-        self.mlp.fc2 = fold_after(self.mlp.fc2, affine)
+        self.mlp.fc2 = fuse_after(self.mlp.fc2, affine)
         self.last_skip = affine.factor.to(self.mlp.fc2.weight)
         return True
 
@@ -150,7 +150,7 @@ class FusedMixedAffinity(nn.Module):
 
     def __init__(self, layer: MixedAffinity) -> None:
         super().__init__()
-        static = fold_after(layer.conv, scale(layer.beta.expand(layer.conv.out_channels)))
+        static = fuse_after(layer.conv, scale(layer.beta.expand(layer.conv.out_channels)))
         static, self.conv2 = hand_on_bias(static, layer.conv2)
         self.conv1 = layer.conv1
         self.mix = FusedMix(static, layer.num_heads, layer.alpha)

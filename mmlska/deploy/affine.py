@@ -1,4 +1,4 @@
-"""The algebra of folding: what a norm does in evaluation mode, and how convolutions take it in.
+"""The algebra of fusing: what a norm does in evaluation mode, and how convolutions take it in.
 
 Everything is computed in float64 and rounded once. A function returns a new convolution and leaves
 the one it is given as it was, for other modules may share it.
@@ -25,7 +25,7 @@ class Affine(NamedTuple):
     shift: torch.Tensor
 
 
-def is_foldable(module: nn.Module | None) -> bool:
+def is_fusible(module: nn.Module | None) -> bool:
     """Whether a module is a BatchNorm that is a fixed factor and shift in evaluation mode."""
     return (
         isinstance(module, _BatchNorm)
@@ -64,13 +64,13 @@ def scale(factor: torch.Tensor) -> Affine:
     return Affine(factor.double(), torch.zeros_like(factor, dtype=torch.float64))
 
 
-def fold_after(conv: nn.Module, affine: Affine) -> nn.Module:
+def fuse_after(conv: nn.Module, affine: Affine) -> nn.Module:
     """The convolution that computes ``factor * conv(x) + shift``."""
     weight = conv.weight.double() * _along(0, affine.factor, conv)
     return _remade(conv, weight, affine.factor * _bias(conv) + affine.shift)
 
 
-def fold_before(affine: Affine, conv: nn.Module) -> nn.Module:
+def fuse_before(affine: Affine, conv: nn.Module) -> nn.Module:
     """The pointwise convolution that computes ``conv(factor * x + shift)``."""
     weight = conv.weight.double()
     bias = _bias(conv) + weight.flatten(1) @ affine.shift
@@ -85,7 +85,7 @@ def add_shift(conv: nn.Module, shift: torch.Tensor) -> nn.Module:
 def hand_on_bias(conv: nn.Module, following: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The bias of a convolution in the pointwise one that follows, directly or after a sum."""
     bias = _bias(conv)
-    following = fold_before(Affine(torch.ones_like(bias), bias), following)
+    following = fuse_before(Affine(torch.ones_like(bias), bias), following)
     return _remade(conv, conv.weight, None), following
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import fx, nn
 
-from .folding import affine_of, fold_after, fold_before, is_foldable, takes_input, takes_output
+from .affine import affine_of, fuse_after, fuse_before, is_fusible, takes_input, takes_output
 
 
 class _Tracer(fx.Tracer):
@@ -46,8 +46,8 @@ def traced_pairs(module: nn.Module) -> list[tuple[str, str]]:
     return pairs
 
 
-def fold_pairs(module: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
-    """Fold BatchNorms into the convolutions that stand before or after them, in place.
+def fuse_pairs(module: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
+    """Fuse BatchNorms into the convolutions that stand before or after them, in place.
 
     Args:
         module (nn.Module): The module.
@@ -56,9 +56,9 @@ def fold_pairs(module: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
     """
     for names in pairs:
         first, second = (getattr(module, name) for name in names)
-        if takes_output(first) and is_foldable(second):
-            first, second = fold_after(first, affine_of(second)), nn.Identity()
-        elif is_foldable(first) and takes_input(second):
-            first, second = nn.Identity(), fold_before(affine_of(first), second)
+        if takes_output(first) and is_fusible(second):
+            first, second = fuse_after(first, affine_of(second)), nn.Identity()
+        elif is_fusible(first) and takes_input(second):
+            first, second = nn.Identity(), fuse_before(affine_of(first), second)
         for name, child in zip(names, (first, second), strict=True):
             setattr(module, name, child)

@@ -1,18 +1,18 @@
 import pytest
 import torch
-from folding_laws import relative_error, trained
+from fusing_laws import relative_error, trained
 from torch import nn
 
-from mmlska.deploy.folding import (
+from mmlska.deploy.affine import (
     Affine,
     add_identity,
     add_shift,
     affine_of,
     compose,
-    fold_after,
-    fold_before,
+    fuse_after,
+    fuse_before,
     hand_on_bias,
-    is_foldable,
+    is_fusible,
     scale,
     stack,
     takes_input,
@@ -54,14 +54,14 @@ def test_any_convolution_takes_a_norm_of_its_output(kind, options):
     layer = kind(4, 6, 3, **options).double()
     x = maps(4, *[5] * (layer.weight.dim() - 2))
     after = affine(6)
-    assert equal(fold_after(layer, after)(x), apply(after, layer(x)))
+    assert equal(fuse_after(layer, after)(x), apply(after, layer(x)))
 
 
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('stride', [1, 2])
 def test_a_pointwise_convolution_takes_a_norm_of_its_input(bias, stride):
     layer, before, x = conv(4, 6, 1, stride=stride, bias=bias), affine(4), maps(4)
-    assert equal(fold_before(before, layer)(x), layer(apply(before, x)))
+    assert equal(fuse_before(before, layer)(x), layer(apply(before, x)))
 
 
 def test_a_shift_before_a_padded_convolution_is_not_a_shift_after_it():
@@ -69,7 +69,7 @@ def test_a_shift_before_a_padded_convolution_is_not_a_shift_after_it():
     expected = layer(apply(before, x))
     inside = (..., slice(1, -1), slice(1, -1))
     shift = layer.weight.sum((2, 3)) @ before.shift
-    moved = fold_after(layer, Affine(torch.ones(6).double(), shift))
+    moved = fuse_after(layer, Affine(torch.ones(6).double(), shift))
     with torch.no_grad():
         moved.weight *= before.factor[None, :, None, None]
     assert equal(moved(x)[inside], expected[inside])
@@ -99,16 +99,16 @@ def test_pointwise_convolutions_are_composed_and_stacked(bias):
 def test_the_given_convolution_and_its_dtype_are_kept():
     layer = nn.Conv2d(4, 6, 1).half()
     before = layer.weight.clone()
-    for made in (fold_after(layer, affine(6)), fold_before(affine(4), layer)):
+    for made in (fuse_after(layer, affine(6)), fuse_before(affine(4), layer)):
         assert made is not layer and made.weight.dtype == made.bias.dtype == torch.float16
     assert torch.equal(layer.weight, before)
 
 
 def test_float32_is_rounded_once():
     layer, factors = nn.Conv2d(64, 64, 1), [scale(torch.rand(64) + 0.5) for _ in range(2)]
-    folded = fold_after(layer, factors[0])
+    fused = fuse_after(layer, factors[0])
     exact = layer.weight.double() * factors[0].factor[:, None, None, None]
-    assert torch.equal(folded.weight, exact.float())
+    assert torch.equal(fused.weight, exact.float())
 
 
 class Other(nn.BatchNorm2d):
@@ -117,7 +117,7 @@ class Other(nn.BatchNorm2d):
 
 
 @pytest.mark.parametrize(
-    ('norm', 'foldable'),
+    ('norm', 'fusible'),
     [
         (nn.BatchNorm1d(4), True),
         (nn.BatchNorm2d(4, affine=False), True),
@@ -128,8 +128,8 @@ class Other(nn.BatchNorm2d):
         (None, False),
     ],
 )
-def test_what_a_fixed_factor_and_shift_is(norm, foldable):
-    assert is_foldable(norm) == foldable
+def test_what_a_fixed_factor_and_shift_is(norm, fusible):
+    assert is_fusible(norm) == fusible
 
 
 class Standardised(nn.Conv2d):

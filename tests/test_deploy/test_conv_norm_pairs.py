@@ -1,9 +1,9 @@
 import pytest
 import torch
-from folding_laws import batch_norms, folds_exactly, trained
+from fusing_laws import batch_norms, fuses_exactly, trained
 from torch import nn
 
-from mmlska.deploy.pairs import traced_pairs
+from mmlska.deploy.conv_norm_pairs import traced_pairs
 
 
 class Pair(nn.Module):
@@ -76,7 +76,7 @@ class NormFirstAndBeside(Pair):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'foldable'),
+    ('kind', 'fusible'),
     [
         (Pair, True),
         (WithState, True),
@@ -91,10 +91,10 @@ class NormFirstAndBeside(Pair):
         (AskingForValues, False),
     ],
 )
-def test_only_what_a_forward_pass_proves_is_folded(kind, foldable):
+def test_only_what_a_forward_pass_proves_is_fused(kind, fusible):
     model = trained(kind())
-    folded = folds_exactly(model, 2, 4, 5, 3)
-    assert bool(batch_norms(folded)) == (not foldable)
+    fused = fuses_exactly(model, 2, 4, 5, 3)
+    assert bool(batch_norms(fused)) == (not fusible)
 
 
 def test_following_a_forward_pass_leaves_no_trace():
@@ -107,13 +107,13 @@ def test_one_convolution_before_several_norms_becomes_several():
     conv = nn.Conv2d(4, 4, 1)
     levels = [nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU()) for _ in range(2)]
     model = trained(nn.Sequential(*levels))
-    folded = folds_exactly(model, 1, 4, 6, 6)
-    assert not batch_norms(folded)
-    assert not torch.equal(folded[0][0].weight, folded[1][0].weight)
+    fused = fuses_exactly(model, 1, 4, 6, 6)
+    assert not batch_norms(fused)
+    assert not torch.equal(fused[0][0].weight, fused[1][0].weight)
     assert model[0][0] is model[1][0]
 
 
-def test_long_chains_are_folded_whole():
+def test_long_chains_are_fused_whole():
     layers = [
         nn.BatchNorm2d(4),
         nn.Conv2d(4, 4, 1),
@@ -121,5 +121,5 @@ def test_long_chains_are_folded_whole():
         nn.Conv2d(4, 4, 3, padding=1),
     ]
     layers += [nn.BatchNorm2d(4), nn.Dropout(), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)]
-    folded = folds_exactly(trained(nn.Sequential(*layers)), 1, 4, 6, 6)
-    assert batch_norms(folded) == ['6', '8']
+    fused = fuses_exactly(trained(nn.Sequential(*layers)), 1, 4, 6, 6)
+    assert batch_norms(fused) == ['6', '8']

@@ -1,4 +1,4 @@
-"""What the tests of folding share: models far from their initial state, and the law itself."""
+"""What the tests of fusing share: models far from their initial state, and the law itself."""
 
 import torch
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -37,21 +37,21 @@ def largest_error(outs, expected):
 
 
 @torch.no_grad()
-def folds_exactly(model, *shape, dtype=torch.float64):
-    """The folded model, checked to have the same outputs.
+def fuses_exactly(model, *shape, dtype=torch.float64):
+    """The fused model, checked to have the same outputs.
 
-    In float32 both models round, deep ones with random weights much more than once: the folded one
+    In float32 both models round, deep ones with random weights much more than once: the fused one
     may be as far from the truth, which is computed in float64, as the other one is.
     """
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     truth = model.double()(x)
-    folded = fuse(model.to(dtype))
-    error = largest_error(folded(x.to(dtype)), truth)
+    fused = fuse(model.to(dtype))
+    error = largest_error(fused(x.to(dtype)), truth)
     if dtype == torch.float64:
         assert error < 1e-12
     else:
         assert error < max(1e-6, 1.5 * largest_error(model(x.to(dtype)), truth))
-    return folded
+    return fused
 
 
 def batch_norms(model):
