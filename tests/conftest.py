@@ -1,15 +1,19 @@
+import json
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 # Without a GPU the kernels in Triton are interpreted. It decides that when it is first imported.
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+GOLDEN = REPOSITORY / 'tests' / 'data' / 'golden'
 
 
 @pytest.fixture(scope='session')
@@ -19,6 +23,29 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f'no reference data: {folder} is absent (set MMLSKA_SHARED to its place)')
     return folder
+
+
+@pytest.fixture(scope='session')
+def golden(request) -> Callable:
+    """What the official code computes, by name; see tests/data/golden/README.md.
+
+    ``golden('c_counts.json')`` is the content of a table. ``golden('d_eca/eca_c64')`` is a pair:
+    the weights by their official names, and the other tensors, ``input`` and what comes of it.
+    What is not in the repository is read from the folder ``shared``.
+    """
+
+    def read(name: str):
+        file = name if name.endswith('.json') else f'{name}.safetensors'
+        path = GOLDEN / file
+        if not path.is_file():
+            path = request.getfixturevalue('shared') / 'golden' / file
+        if path.suffix == '.json':
+            return json.loads(path.read_text())
+        tensors = load_file(path)
+        weights = {k[6:]: v for k, v in tensors.items() if k.startswith('state.')}
+        return weights, {k: v for k, v in tensors.items() if not k.startswith('state.')}
+
+    return read
 
 
 @pytest.fixture

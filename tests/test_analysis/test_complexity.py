@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from mmengine.config import Config
@@ -70,10 +68,6 @@ def test_parameters_include_frozen_ones():
     assert complexity.count_params(layer) == 3 * 5 + 5
 
 
-def golden_entries(shared) -> dict[str, dict]:
-    return json.loads((shared / 'golden' / 'c_counts.json').read_text())
-
-
 def split_name(name: str) -> tuple[str, str, int] | None:
     """Kind, arch and kernel size of an entry of the table; None for other models."""
     for kind in sorted(KINDS, key=len, reverse=True):
@@ -84,10 +78,10 @@ def split_name(name: str) -> tuple[str, str, int] | None:
 
 
 @pytest.mark.slow
-def test_every_arch_attention_and_kernel_size_equals_the_official_counts(shared):
+def test_every_arch_attention_and_kernel_size_equals_the_official_counts(golden):
     """Parameters and multiply-adds of the classifier, to the unit."""
     checked = 0
-    for name, expected in golden_entries(shared).items():
+    for name, expected in golden('c_counts.json').items():
         if (parts := split_name(name)) is None:
             continue
         kind, arch, kernel_size = parts
@@ -101,8 +95,8 @@ def test_every_arch_attention_and_kernel_size_equals_the_official_counts(shared)
 @pytest.mark.parametrize(
     'name', ['LSKA-tiny-k7', 'LKA-small-k53', 'LKA-trivial-tiny-k35', 'LSKA-trivial-base-k23']
 )
-def test_the_backbone_equals_the_official_counts_at_every_shape(shared, name):
-    expected = golden_entries(shared)[name]
+def test_the_backbone_equals_the_official_counts_at_every_shape(golden, name):
+    expected = golden('c_counts.json')[name]
     kind, arch, kernel_size = split_name(name)
     backbone = VAN(arch, dict(type=kind, kernel_size=kernel_size)).eval().to('meta')
     assert complexity.count_params(backbone) == expected['params_backbone']

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 
@@ -27,9 +25,9 @@ def test_our_own_names_are_translated_to_themselves():
     assert list(to_mmlska(weights())) == list(weights())
 
 
-def test_the_official_names_are_the_official_ones(shared):
+def test_the_official_names_are_the_official_ones(golden):
     # From the classification to the detection code, as dumped from both.
-    keymap = json.loads((shared / 'golden/b_van/keymap_small_cls_to_mm.json').read_text())
+    keymap = golden('b_van/keymap_small_cls_to_mm.json')
     keymap = {key: value for key, value in keymap.items() if not key.startswith('head.')}
     ours = set(weights())
     assert set(to_naming(weights(), 'official')) == set(keymap)

@@ -1,7 +1,5 @@
 """The official weights of GhostNetV2 and CONTAINER-Light load whole or not at all."""
 
-import json
-
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
@@ -61,8 +59,8 @@ def test_loads_whole(build, official, route, wrapper, prefix, tmp_path):
     assert same(source, target)
 
 
-def test_the_official_key_list_of_ghostnetv2_loads_whole(shared):
-    keys = json.loads((shared / 'golden' / 'f_ghost' / 'keys_w1.0.json').read_text())
+def test_the_official_key_list_of_ghostnetv2_loads_whole(golden):
+    keys = golden('f_ghost/keys_w1.0.json')
     weights = {key: torch.rand(shape) if shape else torch.tensor(7) for key, shape in keys.items()}
     for options in (dict(), dict(output_stride=16), dict(with_last_conv=True)):
         model = GhostNetV2(1.0, **options)

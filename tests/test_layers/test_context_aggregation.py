@@ -1,6 +1,5 @@
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mmlska.models import ContextAggregation
 
@@ -47,9 +46,8 @@ def test_equals_its_equation(size, reduction):
     assert relative_error(layer(x), explicit(layer, x)) < 1e-12
 
 
-def test_equals_the_official_layer(shared):
-    tensors = load_file(shared / 'golden/e_catnet/context_aggregation_c16_r1.safetensors')
-    state = {k.removeprefix('state.'): v for k, v in tensors.items() if k.startswith('state.')}
+def test_equals_the_official_layer(golden):
+    state, tensors = golden('e_catnet/context_aggregation_c16_r1')
     layer = ContextAggregation(16)
     layer.load_state_dict(state)
     assert relative_error(layer(tensors['input']), tensors['out_f32']) < 1e-5

@@ -1,8 +1,5 @@
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mmlska.layers import adaptive_kernel_size
 from mmlska.models import ECA
@@ -39,17 +36,17 @@ def test_equals_its_equation(size, kernel_size):
 
 
 @pytest.mark.parametrize('channels', [64, 256])
-def test_equals_the_official_layer(shared, channels):
-    tensors = load_file(shared / f'golden/d_eca/eca_c{channels}.safetensors')
+def test_equals_the_official_layer(golden, channels):
+    state, tensors = golden(f'd_eca/eca_c{channels}')
     layer = ECA(channels)
-    layer.load_state_dict({'conv.weight': tensors['state.conv.weight']})
-    assert relative_error(layer(tensors['input']), tensors['out_f32']) < 1e-5
+    layer.load_state_dict(state)
+    assert relative_error(layer(tensors['input']), tensors['out_f64']) < 1e-5
     out = layer.double()(tensors['input'].double())
     assert relative_error(out, tensors['out_f64']) < 1e-12
 
 
-def test_adaptive_kernels_are_the_papers(shared):
-    table = json.loads((shared / 'golden/d_eca_table.json').read_text())['k']
+def test_adaptive_kernels_are_the_papers(golden):
+    table = golden('d_eca_table.json')['k']
     assert {channels: ECA(int(channels)).kernel_size for channels in table} == table
 
 

@@ -4,7 +4,6 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 from torch.fx import symbolic_trace
 
@@ -23,12 +22,6 @@ def is_legal(kernel_size, dilation=None):
 
 
 LEGAL = [k for k in range(3, 66) if is_legal(k)]
-
-
-def golden(shared, name):
-    tensors = load_file(shared / 'golden' / 'a_lska' / f'{name}.safetensors')
-    state = {k.removeprefix('state.'): v for k, v in tensors.items() if k.startswith('state.')}
-    return state, tensors['input'], tensors['out_f32'], tensors['out_f64']
 
 
 def relative_error(out, expected):
@@ -106,12 +99,13 @@ def test_in_channels_must_be_positive(kind):
         (LSKA, 'lska_k35_d8', dict(kernel_size=35)),
     ],
 )
-def test_equals_the_official_layer(shared, kind, name, options):
-    state, x, out_f32, out_f64 = golden(shared, name)
+def test_equals_the_official_layer(golden, kind, name, options):
+    state, tensors = golden(f'a_lska/{name}')
+    x, expected = tensors['input'], tensors['out_f64']
     layer = kind(8, **options)
     layer.load_state_dict(state)
-    assert relative_error(layer(x.float()), out_f32) < 1e-5
-    assert relative_error(layer.double()(x.double()), out_f64) < 1e-12
+    assert relative_error(layer(x.float()), expected) < 1e-5
+    assert relative_error(layer.double()(x.double()), expected) < 1e-12
 
 
 def test_lska_takes_the_names_of_the_official_detection_code():

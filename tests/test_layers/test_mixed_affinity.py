@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from mmlska.layers import MixedAffinity
@@ -167,9 +166,8 @@ def test_the_scalars_start_at_one_half_and_learn():
     assert all(parameter.grad.any() for parameter in layer.parameters())
 
 
-def test_takes_the_official_weights(shared):
-    tensors = load_file(shared / 'golden' / 'g_container' / 'mixblock_d16_h4.safetensors')
-    state = {k.removeprefix('state.'): v for k, v in tensors.items() if k.startswith('state.')}
+def test_takes_the_official_weights(golden):
+    state, tensors = golden('g_container/mixblock_d16_h4')
     layer = MixedAffinity(16, num_heads=4).double().eval()
     layer.load_state_dict({k: v for k, v in state.items() if k.startswith(('conv', 'sa_weight'))})
     state = {k: v.double() for k, v in state.items()}

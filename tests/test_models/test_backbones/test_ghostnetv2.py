@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from torch import nn
@@ -11,8 +9,8 @@ WIDTHS = ['1.0', '1.3', '1.6']
 
 
 @pytest.fixture(scope='module')
-def table(shared):
-    return json.loads((shared / 'golden' / 'f_ghostnetv2_table.json').read_text())
+def table(golden):
+    return golden('f_ghostnetv2_table.json')
 
 
 def on_meta(*args, **options):
@@ -71,8 +69,8 @@ def test_the_counts_of_the_unpublished_half_width():
     assert round((macs + head) / 1e6, 1) == 49.6
 
 
-def test_the_names_are_the_official_ones(shared):
-    official = json.loads((shared / 'golden' / 'f_ghost' / 'keys_w1.0.json').read_text())
+def test_the_names_are_the_official_ones(golden):
+    official = golden('f_ghost/keys_w1.0.json')
     ours = on_meta(1.0, with_last_conv=True).state_dict()
     head = {key for key in official if key.startswith(('conv_head.', 'classifier.'))}
     assert {key: list(value.shape) for key, value in ours.items()} == {
