@@ -1,28 +1,92 @@
 """Names of the same weights in other codebases.
 
-Our names are those of mmpretrain's VAN, and for the four convolutions of LSKA those of the official
-classification code, so a scheme is told by the few names in which it differs.
+Our names are those of mmpretrain's VAN, and for the convolutions of the attentions those of the
+official classification code, so a naming is told by the few names in which it differs.
+
+Every naming is checked against names and shapes that the foreign class has written itself; they lie
+in ``tests/data/foreign_names``, each with its origin:
+
+=======================  =========================================================================
+naming                   checked against
+=======================  =========================================================================
+mmpretrain               mmpretrain's VAN, tiny to large, inside its ImageClassifier
+transformers             transformers' VanForImageClassification, tiny to large
+official classification  VAN-Classification's VAN with LKA, LSKA's classification code with LSKA
+official detection       LSKA's detection code; its segmentation code has the same names
+GhostNetV2               timm's ghostnetv2_100, _130 and _160; the official code has the same names
+ECA                      the official eca_layer and timm's EcaModule
+CONTAINER                the official MixBlock; no release holds the names of a whole model
+SCP                      its names alone, as its code tells them; nothing of it is copied
+=======================  =========================================================================
 """
 
 import re
 from collections.abc import Mapping
 
 from mmlska.layers.large_kernel_attention import OFFICIAL_DETECTION_NAMES
-from mmlska.layers.official_names import rename, rename_keys
+from mmlska.layers.official_names import Rules, rename, rename_keys
 
-# (pattern in a foreign key, replacement) for the official LSKA code (classification, detection and
-# segmentation) and the original VAN code. No pattern matches a key of ours.
-TO_MMLSKA = [
+MMPRETRAIN: Rules = [
+    (r'\bDW_conv\.', 'conv0.'),
+    (r'\bDW_D_conv\.', 'conv_spatial.'),
+]
+OFFICIAL_CLASSIFICATION: Rules = [
     (r'\bblock(\d+)\.', r'blocks\1.'),
     (r'\b(patch_embed\d+)\.proj\.', r'\1.projection.'),
     (r'\bmlp\.dwconv\.dwconv\.', 'mlp.dwconv.'),
-    *OFFICIAL_DETECTION_NAMES,
+]
+# transformers counts stages from 0; "normomalization" is its own spelling.
+TRANSFORMERS: Rules = [
+    (r'\b(?:van\.)?encoder\.stages\.(\d+)\.', lambda m: f'stages{int(m[1]) + 1}.'),
+    (r'\bstages(\d+)\.embeddings\.convolution\.', r'patch_embed\1.projection.'),
+    (r'\bstages(\d+)\.embeddings\.normalization\.', r'patch_embed\1.norm.'),
+    (r'\bstages(\d+)\.normalization\.', r'norm\1.'),
+    (r'\bstages(\d+)\.layers\.', r'blocks\1.'),
+    (r'\bpre_normomalization\.', 'norm1.'),
+    (r'\bpost_normalization\.', 'norm2.'),
+    (r'\battention\.pre_projection\.conv\.', 'attn.proj_1.'),
+    (r'\battention\.post_projection\.', 'attn.proj_2.'),
+    (r'\battention\.attention_layer\.attention\.', 'attn.spatial_gating_unit.'),
+    (r'\bspatial_gating_unit\.depth_wise\.', 'spatial_gating_unit.conv0.'),
+    (r'\bspatial_gating_unit\.depth_wise_dilated\.', 'spatial_gating_unit.conv_spatial.'),
+    (r'\bspatial_gating_unit\.point_wise\.', 'spatial_gating_unit.conv1.'),
+    (r'\battention_scaling\.weight$', 'layer_scale_1'),
+    (r'\bmlp_scaling\.weight$', 'layer_scale_2'),
+    (r'\bmlp\.in_dense\.', 'mlp.fc1.'),
+    (r'\bmlp\.depth_wise\.', 'mlp.dwconv.'),
+    (r'\bmlp\.out_dense\.', 'mlp.fc2.'),
 ]
 
+# Patterns in a foreign key and their replacements. No pattern matches a key of ours, and files that
+# mix two namings are about: all of them are applied to every key.
+TO_MMLSKA: Rules = [
+    *MMPRETRAIN,
+    *OFFICIAL_CLASSIFICATION,
+    *OFFICIAL_DETECTION_NAMES,
+    *TRANSFORMERS,
+]
+
+# A name that only one codebase has, by its title; the first that is found tells the naming. The
+# original VAN code counts as official classification.
+MARKS = {
+    'transformers': re.compile(r'\bencoder\.stages\.\d+\.'),
+    'official classification': re.compile(r'\bblock\d+\.'),
+    'official detection': re.compile(r'\.DW_conv_[hv]\.'),
+    'mmpretrain': re.compile(r'\.DW_conv\.'),
+}
+OURS = 'mmlska'
+
+# Stage norms of these have another epsilon than those of the official classification code.
+STAGE_NORM_EPS = {'official detection': 1e-5, 'mmpretrain': 1e-5}
+
 # Naming schemes that weights can be written in, as replacements in a key of ours.
-NAMINGS = {
+NAMINGS: dict[str, Rules] = {
     'mmlska': [],
-    'mmpretrain': [(r'^', 'backbone.')],
+    'mmpretrain': [
+        (r'\bconv0\.', 'DW_conv.'),
+        (r'\bconv_spatial\.', 'DW_D_conv.'),
+        (r'^', 'backbone.'),
+    ],
     'official': [
         (r'\bblocks(\d+)\.', r'block\1.'),
         (r'\b(patch_embed\d+)\.projection\.', r'\1.proj.'),
@@ -40,7 +104,9 @@ VAN_KEY = re.compile(
     r'|attn\.spatial_gating_unit\.[\w.]+|mlp\.(fc1|dwconv|fc2)\.\w+|after_(attention|ffn)\.[\w.]+)'
     r'|norm\d+\.\w+|after_stage\d+\.[\w.]+'
 )
-HEAD_KEY = re.compile(r'head\.[\w.]+')
+# The classifier of the official code, of mmpretrain, and of transformers with a norm that it never
+# runs.
+HEAD_KEY = re.compile(r'head\.[\w.]+|classifier\.\w+|(?:van\.)?layernorm\.\w+')
 
 # The other backbones, with their classifiers: what every key matches, and a part of some key that
 # their nearest relatives, GhostNet and UniFormer, do not have.
@@ -91,19 +157,18 @@ def to_naming(state_dict: Mapping, naming: str) -> dict:
     return {rename(key, NAMINGS[naming]): value for key, value in state_dict.items()}
 
 
-def recognise_naming(keys: list[str]) -> str | None:
-    """The codebase whose names the keys of a bare VAN are; None for any other model.
+def naming_of(keys: list[str]) -> str:
+    """The codebase whose names the keys of a VAN are, as :data:`MARKS` tells them."""
+    found = (naming for naming, mark in MARKS.items() if any(map(mark.search, keys)))
+    return next(found, OURS)
 
-    The original VAN code counts as official classification; mmpretrain's names are ours.
-    """
+
+def recognise_naming(keys: list[str]) -> str | None:
+    """The codebase whose names the keys of a bare VAN are; None for any other model."""
     backbone = [key for key in keys if not HEAD_KEY.fullmatch(key)]
     if not backbone or not all(VAN_KEY.fullmatch(canonical(key)) for key in backbone):
         return None
-    if any(re.match(r'block\d+\.', key) for key in backbone):
-        return 'official classification'
-    if any('.DW_conv_h.' in key for key in backbone):
-        return 'official detection'
-    return 'mmlska or mmpretrain'
+    return naming_of(backbone)
 
 
 def is_backbone(keys: list[str]) -> bool:

@@ -1,6 +1,7 @@
 """Rewriting checkpoint files in the names of another codebase."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from mmlska.checkpoint.recognition import describe_van, recognise_van
 from mmlska.layers.official_names import rename_keys
 from mmlska.models import VAN
 
+# How mmpretrain and transformers call it.
+CLASSIFIER = re.compile(r'^(?:head\.fc|classifier)\.')
 SUFFIXES = ('.pth', '.pth.tar', '.pt', '.safetensors')
 
 
@@ -84,7 +87,8 @@ def check_target(target: str | os.PathLike, force: bool) -> Path:
 def split_weights(weights: Mapping) -> tuple[dict, dict, dict]:
     """Split into a bare backbone, a classification head and other parts.
 
-    The head's weights are named as in the official code, ``head.weight`` and ``head.bias``.
+    The head's weights are named as in the official code, ``head.weight`` and ``head.bias``. The
+    norm before that of transformers, which its model never runs, is left out.
     """
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     inside = {key for key in weights if key.startswith('backbone.')}
@@ -95,7 +99,8 @@ def split_weights(weights: Mapping) -> tuple[dict, dict, dict]:
         for key, value in weights.items()
         if key not in head and key not in other
     }
-    heads = {key.replace('head.fc.', 'head.'): weights[key] for key in weights if key in head}
+    heads = {CLASSIFIER.sub('head.', key): weights[key] for key in weights if key in head}
+    heads = {key: value for key, value in heads.items() if key.startswith('head.')}
     return backbone, heads, {key: weights[key] for key in weights if key in other}
 
 

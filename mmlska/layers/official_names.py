@@ -1,9 +1,10 @@
 """Names that the official code of a layer gives to its weights."""
 
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
-Rules = Sequence[tuple[str, str]]
+# Patterns, and what takes their place: as for :func:`re.sub`, a text or a function of the match.
+Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 
 
 def rename(key: str, rules: Rules) -> str:
@@ -19,7 +20,7 @@ def rename_keys(state_dict: MutableMapping, prefix: str, rules: Rules) -> None:
     Args:
         state_dict (MutableMapping): Weights.
         prefix (str): What the names of the weights begin with; the rules see what follows it.
-        rules (Sequence[tuple[str, str]]): Patterns and replacements.
+        rules (Rules): Patterns and replacements.
 
     Raises:
         KeyError: If two names stand for the same weight.

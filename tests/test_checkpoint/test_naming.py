@@ -43,7 +43,7 @@ def test_the_official_names_are_the_official_ones(golden):
     [
         ('official', 'official classification'),
         ('official-detection', 'official detection'),
-        ('mmlska', 'mmlska or mmpretrain'),
+        ('mmlska', 'mmlska'),
     ],
 )
 def test_namings_are_recognised(naming, expected):

@@ -256,4 +256,4 @@ def test_the_epsilon_of_the_official_detection_code_is_told(eps, warned):
     weights = to_naming(trained().state_dict(), 'official-detection')
     target = van(stage_norm_cfg=dict(type='LN', eps=eps))
     lines = log_of(lambda: target.load_state_dict(weights))
-    assert any('eps=1e-5' in line for line in lines) == warned
+    assert any('eps=1e-05' in line for line in lines) == warned

@@ -14,6 +14,7 @@ from mmcv.cnn.bricks.drop import DropPath
 from mmengine.logging import print_log
 from torch import nn
 
+from mmlska.checkpoint.naming import STAGE_NORM_EPS, naming_of
 from mmlska.checkpoint.recognition import Trait, describe_van
 from mmlska.conversion.warm_start import WarmStart
 from mmlska.layers import ConvFFN
@@ -314,13 +315,14 @@ class VAN(WarmStart, StagedBackbone):
         return re.search(r'(?:^|\.)after_(?:attention|ffn|stage\d+)\.', key) is not None
 
     def note_origin(self, keys: list[str]) -> None:
-        """Warn where the official detection code computes with another epsilon."""
-        eps = getattr(self.norm1, 'eps', None)
-        if eps != 1e-5 and any('.DW_conv_h.' in key for key in keys):
+        """Warn where the codebase that named the weights computes with another epsilon."""
+        naming = naming_of(keys)
+        theirs, ours = STAGE_NORM_EPS.get(naming), getattr(self.norm1, 'eps', None)
+        if theirs is not None and ours != theirs:
             print_log(
-                f'these weights bear the names of the official detection and segmentation code, '
-                f'whose stage norms have eps 1e-5; this model has {eps}. For its exact outputs set '
-                "stage_norm_cfg=dict(type='LN', eps=1e-5)",
+                f'these weights bear the names of {naming}, whose stage norms have eps {theirs}; '
+                f'this model has {ours}. For its exact outputs set '
+                f"stage_norm_cfg=dict(type='LN', eps={theirs})",
                 'current',
                 logging.WARNING,
             )
