@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from mmlska.models import VAN
-from mmlska.models.backbones.base import normalize_channels
 
 from .gate_fitting import PointwiseFit, fit_cascade, run
 
@@ -112,7 +111,7 @@ def walk_blocks(model: VAN, images: Maps) -> Iterator[tuple[str, list, list]]:
             outputs = [block(x) for x in maps]
             yield f'blocks{i + 1}.{j}', maps, outputs
             maps = outputs
-        maps = [after_stage(normalize_channels(norm, x)) for x in maps]
+        maps = [after_stage(norm(x)) for x in maps]
 
 
 class _Errors(NamedTuple):

@@ -82,9 +82,10 @@ def fuse_known_pairs(*pairs: tuple[str, str]) -> Rule:
 
 def fuse_gate(gate: _DepthwiseGate) -> nn.Module:
     """The gate with the bias of its last depth-wise convolution in the pointwise one."""
-    *_, (name, last), (_, conv1) = gate.named_children()
-    if takes_output(last) and takes_input(conv1):
-        last, gate.conv1 = hand_on_bias(last, conv1)
+    name = gate.cascade_names[-1]
+    last = getattr(gate, name)
+    if takes_output(last) and takes_input(gate.conv1):
+        last, gate.conv1 = hand_on_bias(last, gate.conv1)
         setattr(gate, name, last)
     return gate
 

@@ -1,3 +1,5 @@
+"""Attention layers and other mechanisms, one a file. They need PyTorch alone."""
+
 from mmlska.ops import decompose_kernel
 
 from .attention_sequence import AttentionSequence

@@ -1,15 +1,20 @@
+"""Several attention layers at one place."""
+
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 
-from mmengine.model import Sequential
+import torch
+from torch import nn
 
 from mmlska.registry import MODELS
 
 from .build import build_plugins
+from .input_check import check_map
 
 
 @MODELS.register_module()
-class AttentionSequence(Sequential):
+class AttentionSequence(nn.Sequential):
     """Attention layers one after the other, as one layer.
 
     MMSegmentation's ResNet runs only the last of several plugins at one position. Inside this layer
@@ -34,3 +39,23 @@ class AttentionSequence(Sequential):
         if not layers:
             raise ValueError("layers must hold at least one config, such as dict(type='ECA')")
         super().__init__(OrderedDict(build_plugins(layers, in_channels).named_children()))
+        self.in_channels = in_channels
+        self.length = len(layers)
+
+    def init_weights(self) -> None:
+        """Let each layer start as it wants, where a surrounding model has initialised all."""
+        for layer in islice(self, self.length):
+            if hasattr(layer, 'init_weights'):
+                layer.init_weights()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        if torch.jit.is_scripting():
+            for layer in self:
+                x = layer(x)
+        else:
+            check_map(self, x)
+            # A derived class may register more modules; these are the layers.
+            for layer in islice(self, self.length):
+                x = layer(x)
+        return x

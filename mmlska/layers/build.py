@@ -1,43 +1,124 @@
+"""The one place that builds norms, activations and attention layers from configs.
+
+Norms and activations bear the names and defaults of ``mmcv.cnn``, without a need for mmcv.
+"""
+
 import copy
+import inspect
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 from torch import nn
 
-from mmlska.registry import MODELS
+from mmlska.registry import MODELS, find_model
+
+from .layer_norm import LayerNorm2d
+
+NORMS = {
+    'BN': nn.BatchNorm2d,
+    'BN1d': nn.BatchNorm1d,
+    'BN2d': nn.BatchNorm2d,
+    'BN3d': nn.BatchNorm3d,
+    'SyncBN': nn.SyncBatchNorm,
+    'GN': nn.GroupNorm,
+    'LN': LayerNorm2d,
+    'IN': nn.InstanceNorm2d,
+    'IN1d': nn.InstanceNorm1d,
+    'IN2d': nn.InstanceNorm2d,
+    'IN3d': nn.InstanceNorm3d,
+}
+ACTIVATIONS = {
+    kind.__name__: kind
+    for kind in (
+        nn.ELU,
+        nn.GELU,
+        nn.LeakyReLU,
+        nn.PReLU,
+        nn.ReLU,
+        nn.ReLU6,
+        nn.RReLU,
+        nn.SiLU,
+        nn.Sigmoid,
+        nn.Tanh,
+    )
+}
 
 
-def build_layer(cfg: dict, in_channels: int) -> nn.Module:
-    """Build an attention layer named in a config, whatever the current default scope is.
+class ConfigError(ValueError, TypeError):
+    """A config that is no dict with a type, or has options that the type does not take."""
 
-    ``Registry.build`` would look in the *default scope's* registry, so ``dict(type='LSKA')`` would
-    not be found inside an mmdet config. ``Registry.get`` looks among our own layers first and then
-    in the parents.
+
+def build_norm(cfg: Mapping, channels: int) -> nn.Module:
+    """Build a norm of maps as mmcv's ``build_norm_layer`` does, but for the axis of a LayerNorm.
 
     Args:
-        cfg (dict): ``type`` is a registered name (``'LSKA'``, ``'mmlska.LSKA'``, a layer of another
-            library) or a class; the other entries are its options.
+        cfg (Mapping): ``type`` is a name in :data:`NORMS`, a class, or a name of a norm in the
+            registries of OpenMMLab; the other entries are its options. ``eps`` is 1e-5 if it is not
+            given; ``requires_grad=False`` freezes the parameters; GN needs ``num_groups``. LN acts
+            over the channels of a map.
+        channels (int): Channels of the map.
+
+    Returns:
+        nn.Module: A norm that maps ``(N, C, H, W)`` to ``(N, C, H, W)``.
+
+    Raises:
+        ConfigError: If ``cfg`` is no dict with a ``type``, or has an option that the norm does not
+            take.
+        KeyError: If nobody knows the type.
+    """
+    kind, options = _resolve('norm', cfg, NORMS, "dict(type='BN')")
+    kind = LayerNorm2d if kind is nn.LayerNorm else kind
+    requires_grad = options.pop('requires_grad', True)
+    options.setdefault('eps', 1e-5)
+    if kind is nn.GroupNorm:
+        if 'num_groups' not in options:
+            raise ConfigError(f"GN needs num_groups, as in dict(type='GN', num_groups=8): {cfg!r}")
+        norm = _call(kind, dict(options, num_channels=channels))
+    else:
+        norm = _call(kind, options, channels)
+    for parameter in norm.parameters():
+        parameter.requires_grad = requires_grad
+    return norm
+
+
+def build_activation(cfg: Mapping) -> nn.Module:
+    """Build an activation as mmcv's ``build_activation_layer`` does.
+
+    Args:
+        cfg (Mapping): ``type`` is a name in :data:`ACTIVATIONS`, a class, or a name of an
+            activation in the registries of OpenMMLab; the other entries are its options.
+
+    Returns:
+        nn.Module: The activation, for tensors of any shape.
+
+    Raises:
+        ConfigError: If ``cfg`` is no dict with a ``type``, or has an option that the activation
+            does not take.
+        KeyError: If nobody knows the type.
+    """
+    kind, options = _resolve('activation', cfg, ACTIVATIONS, "dict(type='GELU')")
+    return _call(kind, options)
+
+
+def build_layer(cfg: Mapping, in_channels: int) -> nn.Module:
+    """Build an attention layer named in a config, whatever the current default scope is.
+
+    Args:
+        cfg (Mapping): ``type`` is a registered name (``'LSKA'``, ``'mmlska.LSKA'``, a layer of
+            another library) or a class; the other entries are its options.
         in_channels (int): Channels of the map that the layer works on.
 
     Returns:
         nn.Module: A layer that maps ``(N, C, H, W)`` to ``(N, C, H, W)``.
 
     Raises:
-        TypeError: If ``cfg`` is not a dict with a ``type``.
-        KeyError: If no registry knows the type.
+        ConfigError: If ``cfg`` is no dict with a ``type``, or has an option that the layer does not
+            take.
+        KeyError: If nobody knows the type.
     """
-    if not isinstance(cfg, dict) or 'type' not in cfg:
-        raise TypeError(
-            f"a layer is configured by a dict with a 'type', "
-            f"for example dict(type='LSKA', kernel_size=23), but got {cfg!r}"
-        )
-    options = copy.deepcopy(dict(cfg))
-    layer_type = options.pop('type')
-    layer_class = layer_type if callable(layer_type) else MODELS.get(layer_type)
-    if layer_class is None:
-        own = ', '.join(sorted(MODELS.module_dict))
-        raise KeyError(f'{layer_type!r} is in no model registry; mmlska itself has: {own}')
-    return layer_class(in_channels=in_channels, **options)
+    kind, options = _resolve('layer', cfg, {}, "dict(type='LSKA', kernel_size=23)")
+    return _call(kind, dict(options, in_channels=in_channels))
 
 
 def build_plugins(cfgs: Sequence[dict], in_channels: int) -> nn.Sequential:
@@ -66,3 +147,48 @@ def build_plugins(cfgs: Sequence[dict], in_channels: int) -> nn.Sequential:
             )
         layers[name] = layer
     return nn.Sequential(layers)
+
+
+def _resolve(
+    what: str, cfg: Mapping, known: Mapping[str, type], example: str
+) -> tuple[Callable, dict]:
+    """The class that a config names, and a copy of its options."""
+    if not isinstance(cfg, Mapping) or 'type' not in cfg:
+        article = 'an' if what[0] in 'aeiou' else 'a'
+        raise ConfigError(
+            f"{article} {what} is configured by a dict with a 'type', "
+            f'for example {example}, but got {cfg!r}'
+        )
+    options = copy.deepcopy(dict(cfg))
+    name = options.pop('type')
+    if callable(name):
+        return name, options
+    kind = known.get(name) or find_model(name)
+    if kind is None:
+        names = sorted(known or MODELS.module_dict)
+        raise KeyError(
+            f'{name!r} is no {what} that mmlska or a registry knows{_nearest(name, names)}; '
+            f'mmlska itself has: {", ".join(names)}'
+        )
+    return kind, options
+
+
+def _call(kind: Callable, options: dict, *args: int) -> nn.Module:
+    """Build from options, having refused those that the class does not take."""
+    taken = inspect.signature(kind).parameters
+    is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
+    unknown = [] if is_open else [name for name in options if name not in taken]
+    if unknown:
+        name = getattr(kind, '__name__', repr(kind))
+        raise ConfigError(
+            f'{name} takes no {unknown[0]}={options[unknown[0]]!r}'
+            f'{_nearest(unknown[0], taken)}; it takes {", ".join(taken)}. If the option came with '
+            f'a config that this one inherits from and that names another type, drop it with '
+            f"dict(_delete_=True, type='{name}')"
+        )
+    return kind(*args, **options)
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    nearest = get_close_matches(name, names, n=1)
+    return f' (the nearest is {nearest[0]!r})' if nearest else ''

@@ -7,12 +7,14 @@ equation. It has nothing to do with CONTAINER (arXiv 2106.01401), whose mixing o
 """
 
 import torch
-from mmengine.model import caffe2_xavier_init, constant_init
 from torch import nn
 
 from mmlska.layers.official_names import rename_keys
 from mmlska.ops.argument_checks import check_positive_int
 from mmlska.registry import MODELS
+
+from .input_check import check_map
+from .weight_init import init_xavier, init_zero
 
 # The official code wraps each convolution, so that its weights are called 'a.conv.weight'.
 OFFICIAL_NAMES = [(r'^([akvm])\.conv\.', r'\1.')]
@@ -51,6 +53,7 @@ class ContextAggregation(nn.Module):
         super().__init__()
         check_positive_int('in_channels', in_channels)
         check_positive_int('reduction', reduction)
+        self.in_channels = in_channels
         inter_channels = max(in_channels // reduction, 1)
         self.a = nn.Conv2d(in_channels, 1, 1)
         self.k = nn.Conv2d(in_channels, 1, 1)
@@ -60,12 +63,13 @@ class ContextAggregation(nn.Module):
 
     def init_weights(self) -> None:
         """Start as the identity, also where a surrounding model has initialised all its layers."""
-        for conv in (self.a, self.k, self.v):
-            caffe2_xavier_init(conv)
-        constant_init(self.m, 0)
+        init_xavier(self.a, self.k, self.v)
+        init_zero(self.m)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        if not torch.jit.is_scripting():
+            check_map(self, x, self.k)
         # v is linear and the weights sum to one: the mean of v(x) is v of the mean, without a map.
         mean = weighted_mean(x, self.k(x))
         return torch.addcmul(x, self.a(x).sigmoid(), self.m(self.v(mean)))

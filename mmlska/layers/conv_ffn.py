@@ -1,9 +1,12 @@
+"""The convolutional feed-forward network of VAN (arXiv 2202.09741)."""
+
 import torch
-from mmcv.cnn import build_activation_layer
 from torch import nn
 
 from mmlska.ops import depthwise_gelu, in_bands, is_watched, may_fuse_gelu
 
+from .build import build_activation
+from .input_check import check_map
 from .weight_init import init_convs
 
 # Activations that act on each value alone.
@@ -28,21 +31,32 @@ class ConvFFN(nn.Module):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.fc1 = nn.Conv2d(in_channels, hidden_channels, 1)
         self.dwconv = nn.Conv2d(
             hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels
         )
-        self.act = build_activation_layer(act_cfg)
+        self.act = build_activation(act_cfg)
         self.fc2 = nn.Conv2d(hidden_channels, in_channels, 1)
         self.drop = nn.Dropout(drop_rate)
         init_convs(self.fc1, self.dwconv, self.fc2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        if torch.jit.is_scripting():
+            return self.drop(self.fc2(self.drop(self.act(self.dwconv(self.fc1(x))))))
+        else:
+            return self._forward_fast(x)
+
+    def _forward_fast(self, x: torch.Tensor) -> torch.Tensor:
+        check_map(self, x, self.fc1)
         by_parts = not self.training and isinstance(self.act, ELEMENTWISE)
-        if not by_parts or is_watched(*self.children()):
+        if not by_parts or is_watched(*self._parts()):
             return self._forward(x)
         return in_bands(self._forward, x, 1, self.fc1.out_channels, self.parameters())
+
+    def _parts(self) -> tuple[nn.Module, ...]:
+        return self.fc1, self.dwconv, self.act, self.fc2, self.drop
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.drop(self._mix(self.fc1(x)))

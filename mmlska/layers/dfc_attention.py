@@ -1,12 +1,16 @@
 """The decoupled fully connected (DFC) attention of GhostNetV2 (arXiv 2211.12905)."""
 
+from itertools import islice
+
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from torch import nn
 
 from mmlska.ops.argument_checks import check_odd, check_positive_int
 from mmlska.registry import MODELS
+
+from .build import build_norm
+from .input_check import check_map
 
 
 class DFCGate(nn.Sequential):
@@ -46,12 +50,13 @@ class DFCGate(nn.Sequential):
         along = dict(groups=out_channels, bias=False)
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            build_norm_layer(norm_cfg, out_channels)[1],
+            build_norm(norm_cfg, out_channels),
             nn.Conv2d(out_channels, out_channels, (1, kernel_size), padding=(0, reach), **along),
-            build_norm_layer(norm_cfg, out_channels)[1],
+            build_norm(norm_cfg, out_channels),
             nn.Conv2d(out_channels, out_channels, (kernel_size, 1), padding=(reach, 0), **along),
-            build_norm_layer(norm_cfg, out_channels)[1],
+            build_norm(norm_cfg, out_channels),
         )
+        self.in_channels = in_channels
         self.cell = 2 * dilation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,11 +64,21 @@ class DFCGate(nn.Sequential):
         size = x.shape[2:]
         # A side shorter than a cell is one cell.
         gate = F.avg_pool2d(x, [min(self.cell, side) for side in size])
-        is_single = gate.shape[0] * gate.shape[2] * gate.shape[3] == 1
-        for layer in self:
-            is_batch_norm = isinstance(layer, nn.BatchNorm2d)
-            gate = normalize_by_running(layer, gate) if is_single and is_batch_norm else layer(gate)
+        if torch.jit.is_scripting():
+            for layer in self:
+                gate = layer(gate)
+        else:
+            gate = self._mix_cells(gate)
         return F.interpolate(gate.sigmoid(), size=size, mode='nearest')
+
+    def _mix_cells(self, x: torch.Tensor) -> torch.Tensor:
+        """Pointwise, row and column convolution, each with its norm."""
+        is_single = x.shape[0] * x.shape[2] * x.shape[3] == 1
+        # A derived class may register more modules; the gate consists of the first six.
+        for layer in islice(self, 6):
+            is_batch_norm = isinstance(layer, nn.BatchNorm2d)
+            x = normalize_by_running(layer, x) if is_single and is_batch_norm else layer(x)
+        return x
 
 
 def normalize_by_running(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
@@ -97,8 +112,11 @@ class DFCAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_positive_int('in_channels', in_channels)
+        self.in_channels = in_channels
         self.short_conv = DFCGate(in_channels, in_channels, kernel_size, norm_cfg=norm_cfg)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate the map ``x`` of shape ``(N, C, H, W)`` with its rows and columns."""
+        if not torch.jit.is_scripting():
+            check_map(self, x, next(iter(self.short_conv)))
         return x * self.short_conv(x)

@@ -9,6 +9,8 @@ from torch import nn
 from mmlska.ops.argument_checks import check_odd, check_positive_int
 from mmlska.registry import MODELS
 
+from .input_check import check_map
+
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
     r"""The kernel size that ECA takes for a number of channels.
@@ -85,11 +87,14 @@ class ECA(nn.Module):
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(in_channels, gamma, b)
         check_odd(kernel_size)
+        self.in_channels = in_channels
         self.kernel_size = kernel_size
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        if not torch.jit.is_scripting():
+            check_map(self, x, self.conv)
         means = x.mean((2, 3))
         gate = self.conv(means[:, None]).sigmoid()[:, 0]
         return x * gate[:, :, None, None]

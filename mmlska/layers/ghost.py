@@ -2,12 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from torch import nn
 
-from mmlska.models.recompute import recompute
-
+from .build import build_norm
 from .dfc_attention import DFCGate
+from .input_check import check_map
+from .recompute import recompute
 
 
 def make_divisible(channels: float, divisor: int = 4) -> int:
@@ -61,11 +61,12 @@ class GhostModule(nn.Module):
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.out_channels = out_channels
         half = (out_channels + 1) // 2
 
         def layers(conv: nn.Conv2d) -> nn.Sequential:
-            norm = build_norm_layer(norm_cfg, half)[1]
+            norm = build_norm(norm_cfg, half)
             return nn.Sequential(conv, norm, nn.ReLU(inplace=True) if activate else nn.Identity())
 
         self.primary_conv = layers(nn.Conv2d(in_channels, half, 1, bias=False))
@@ -80,6 +81,8 @@ class GhostModule(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``."""
+        if not torch.jit.is_scripting():
+            check_map(self, x)
         primary = self.primary_conv(x)
         out = torch.cat([primary, self.cheap_operation(primary)], dim=1)[:, : self.out_channels]
         return out if self.short_conv is None else out * self.short_conv(x)
@@ -126,7 +129,7 @@ class GhostBottleneck(nn.Module):
         out_dilation = dilation * stride // step
 
         def norm(channels: int) -> nn.Module:
-            return build_norm_layer(norm_cfg, channels)[1]
+            return build_norm(norm_cfg, channels)
 
         def depthwise(channels: int) -> nn.Conv2d:
             padding = dilation * (kernel_size // 2)

@@ -15,6 +15,7 @@ from mmlska.ops import decompose_kernel, depthwise_cascade, is_watched
 from mmlska.ops.argument_checks import check_odd, check_positive_int
 from mmlska.registry import MODELS
 
+from .input_check import check_map
 from .weight_init import init_convs
 
 # The official detection and segmentation code names the four convolutions of LSKA differently.
@@ -35,6 +36,9 @@ def _depthwise(channels: int, kernel_size: tuple[int, int], dilation: int = 1) -
 class _DepthwiseGate(nn.Module):
     """``x * conv1(cascade(x))``: what the four kinds of attention share.
 
+    A derived class may register more modules. Here the depth-wise convolutions are meant by their
+    names, ``cascade_names``, in the order in which they are applied.
+
     Args:
         in_channels (int): Channels of the input and output map.
         cascade (Mapping[str, tuple]): Name, kernel size and dilation of each depth-wise
@@ -46,6 +50,8 @@ class _DepthwiseGate(nn.Module):
     ) -> None:
         super().__init__()
         check_positive_int('in_channels', in_channels)
+        self.in_channels = in_channels
+        self.cascade_names = tuple(cascade)
         for name, (kernel_size, dilation) in cascade.items():
             self.add_module(name, _depthwise(in_channels, kernel_size, dilation))
         self.conv1 = nn.Conv2d(in_channels, in_channels, 1)
@@ -53,12 +59,19 @@ class _DepthwiseGate(nn.Module):
 
     def init_weights(self) -> None:
         """Initialise as in VAN, also where a surrounding model has initialised all its layers."""
-        init_convs(*self.children())
+        init_convs(*self.depthwise_convs(), self.conv1)
+
+    def depthwise_convs(self) -> list[nn.Module]:
+        """The depth-wise convolutions in the order in which they are applied."""
+        return [getattr(self, name) for name in self.cascade_names]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate the map ``x`` of shape ``(N, C, H, W)`` with its own wide surroundings."""
-        *depthwise, conv1 = self.children()
-        return x * conv1(_apply(depthwise, x))
+        if torch.jit.is_scripting():
+            return x * self.conv1(self.cascade(x))
+        else:
+            check_map(self, x, self.conv1)
+            return x * self.conv1(_apply(self.depthwise_convs(), x))
 
 
 def _apply(convs: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
@@ -98,6 +111,10 @@ class LKA(_DepthwiseGate):
             in_channels, {'conv0': ((local, local), 1), 'conv_spatial': ((dilated, dilated), d)}
         )
 
+    def cascade(self, x: torch.Tensor) -> torch.Tensor:
+        """``dwd(dw(x))``, one by one: what TorchScript compiles."""
+        return self.conv_spatial(self.conv0(x))
+
 
 @MODELS.register_module()
 class LSKA(_DepthwiseGate):
@@ -132,6 +149,10 @@ class LSKA(_DepthwiseGate):
             },
         )
 
+    def cascade(self, x: torch.Tensor) -> torch.Tensor:
+        """``dwd_v(dwd_h(dw_v(dw_h(x))))``, one by one: what TorchScript compiles."""
+        return self.conv_spatial_v(self.conv_spatial_h(self.conv0v(self.conv0h(x))))
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         rename_keys(state_dict, prefix, OFFICIAL_DETECTION_NAMES)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -157,6 +178,10 @@ class LKATrivial(_DepthwiseGate):
         check_odd(kernel_size)
         super().__init__(in_channels, {'conv0': ((kernel_size, kernel_size), 1)})
 
+    def cascade(self, x: torch.Tensor) -> torch.Tensor:
+        """``dw(x)``: what TorchScript compiles."""
+        return self.conv0(x)
+
 
 @MODELS.register_module()
 class LSKATrivial(_DepthwiseGate):
@@ -179,3 +204,7 @@ class LSKATrivial(_DepthwiseGate):
         super().__init__(
             in_channels, {'conv0h': ((1, kernel_size), 1), 'conv0v': ((kernel_size, 1), 1)}
         )
+
+    def cascade(self, x: torch.Tensor) -> torch.Tensor:
+        """``dw_v(dw_h(x))``, one by one: what TorchScript compiles."""
+        return self.conv0v(self.conv0h(x))

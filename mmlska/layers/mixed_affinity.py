@@ -16,6 +16,8 @@ from torch import nn
 from mmlska.ops.argument_checks import check_odd, check_positive_int
 from mmlska.registry import MODELS
 
+from .input_check import check_map
+
 
 def check_heads(channels: int, num_heads: int) -> None:
     """Refuse heads that do not split the channels evenly.
@@ -36,12 +38,15 @@ def check_heads(channels: int, num_heads: int) -> None:
         )
 
 
-def split_heads(qkv: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, ...]:
+def split_heads(
+    qkv: torch.Tensor, num_heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries, keys and values ``(N, heads, H * W, C / heads)`` of a map ``(N, 3 C, H, W)``."""
     heads = qkv.unflatten(1, (3, num_heads, -1)).flatten(4).transpose(-2, -1)
     # The kernels of linear memory want heads of adjacent numbers. A head of a single number would
     # pass for contiguous as it is.
-    return heads.clone(memory_format=torch.contiguous_format).unbind(1)
+    query, key, value = heads.clone(memory_format=torch.contiguous_format).unbind(1)
+    return query, key, value
 
 
 def attend(qkv: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -57,30 +62,14 @@ def attend(qkv: torch.Tensor, num_heads: int) -> torch.Tensor:
         Tensor: A map ``(N, C, H, W)``.
     """
     n, channels, height, width = qkv.shape
-    dynamic = F.scaled_dot_product_attention(*split_heads(qkv, num_heads))
+    query, key, value = split_heads(qkv, num_heads)
+    dynamic = F.scaled_dot_product_attention(query, key, value)
     return dynamic.transpose(-2, -1).reshape(n, channels // 3, height, width)
 
 
-def mix_affinities(
-    qkv: torch.Tensor,
-    num_heads: int,
-    static: nn.Conv2d,
-    alpha: torch.Tensor,
-    beta: torch.Tensor,
-) -> torch.Tensor:
-    """``(alpha A(x) + beta A) V`` without either matrix; ``A`` is a depth-wise convolution.
-
-    Args:
-        qkv (Tensor): Queries, keys and values ``(N, 3 C, H, W)``.
-        num_heads (int): Heads of the dynamic affinity.
-        static (nn.Conv2d): The static affinity.
-        alpha (Tensor): Weight of the dynamic affinity, a scalar.
-        beta (Tensor): Weight of the static affinity, a scalar.
-
-    Returns:
-        Tensor: A map ``(N, C, H, W)``.
-    """
-    return alpha * attend(qkv, num_heads) + beta * static(qkv.chunk(3, dim=1)[2])
+def values_of(qkv: torch.Tensor) -> torch.Tensor:
+    """The values ``V``, a map ``(N, C, H, W)``, of queries, keys and values ``(N, 3 C, H, W)``."""
+    return qkv.chunk(3, dim=1)[2]
 
 
 @MODELS.register_module()
@@ -113,6 +102,7 @@ class MixedAffinity(nn.Module):
         check_positive_int('in_channels', in_channels)
         check_heads(in_channels, num_heads)
         check_odd(kernel_size)
+        self.in_channels = in_channels
         self.num_heads = num_heads
         self.conv1 = nn.Conv2d(in_channels, 3 * in_channels, 1)
         self.conv = nn.Conv2d(
@@ -124,8 +114,12 @@ class MixedAffinity(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
-        mixed = mix_affinities(self.conv1(x), self.num_heads, self.conv, self.alpha, self.beta)
-        return x + self.conv2(mixed)
+        if not torch.jit.is_scripting():
+            check_map(self, x, self.conv1)
+        qkv = self.conv1(x)
+        # Neither matrix of positions by positions is made.
+        dynamic, static = attend(qkv, self.num_heads), self.conv(values_of(qkv))
+        return x + self.conv2(self.alpha * dynamic + self.beta * static)
 
     def dynamic_affinity(self, x: torch.Tensor) -> torch.Tensor:
         """The matrices ``A(x)`` of shape ``(N, heads, H * W, H * W)``, to look at on small maps.

@@ -1,3 +1,5 @@
+"""Initial weights of convolutions."""
+
 import math
 
 from torch import nn
@@ -14,3 +16,20 @@ def init_convs(*convs: nn.Conv2d) -> None:
         nn.init.normal_(conv.weight, 0.0, math.sqrt(2.0 / fan_out))
         if conv.bias is not None:
             nn.init.zeros_(conv.bias)
+
+
+def init_xavier(*convs: nn.Conv2d) -> None:
+    """Initialise convolutions as Caffe2's "XavierFill" does, which CATNet uses.
+
+    Weights are drawn uniformly from ``(-b, b)`` with ``b = sqrt(3 / fan_in)``; biases start at
+    zero.
+    """
+    for conv in convs:
+        nn.init.kaiming_uniform_(conv.weight, a=1)
+        nn.init.zeros_(conv.bias)
+
+
+def init_zero(conv: nn.Conv2d) -> None:
+    """Let a convolution start as zero, whatever its input."""
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)

@@ -50,9 +50,19 @@ def layout_of(x: torch.Tensor) -> torch.memory_format:
     return torch.channels_last if is_channels_last else torch.contiguous_format
 
 
+def _has_global_hook() -> bool:
+    """Whether a hook waits for calls of all modules; PyTorch 2.1 has no function that tells."""
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
 def is_watched(*modules: nn.Module) -> bool:
     """Whether hooks wait for calls of these modules, which must then be made, each once."""
-    return torch_module._has_any_global_hook() or any(
+    return _has_global_hook() or any(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks

@@ -190,11 +190,12 @@ def test_layer_scales_before_a_plugin_are_listed_and_logged(monkeypatch):
     plugin = dict(cfg=dict(type='ECA'), position='after_ffn', stages=(True, False, False, False))
     fused = fuses_exactly(trained(van(plugins=[plugin])), 1, 3, 32, 32)
     listed = list_unfused(fused)
-    expected = {f'norm{i}': 'LayerNorm normalises by statistics of each input' for i in range(1, 5)}
+    reason = 'LayerNorm2d normalises by statistics of each input'
+    expected = {f'norm{i}': reason for i in range(1, 5)}
     expected['blocks1.0.layer_scale_2'] = 'a plugin stands between it and the branch'
     assert listed == expected
     assert lines == [
-        'not fused: 4, first norm1: LayerNorm normalises by statistics of each input',
+        'not fused: 4, first norm1: LayerNorm2d normalises by statistics of each input',
         'not fused: 1, first blocks1.0.layer_scale_2: a plugin stands between it and the branch',
     ]
     assert not list_unfused(fuse(trained(ghost())))

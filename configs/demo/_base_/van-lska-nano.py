@@ -3,7 +3,7 @@
 backbone = dict(
     type='mmlska.VAN',
     arch=dict(embed_dims=[24, 48, 96, 160], depths=[1, 2, 2, 1], ffn_ratios=[4, 4, 4, 4]),
-    attention=dict(type='LSKA', kernel_size=23),
+    attention=dict(type='LSKA'),
     layer_scale_init_value=0.1,
 )
 # For necks and heads: from scratch they need a norm, and four scenes are few for batch statistics.

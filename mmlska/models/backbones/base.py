@@ -103,13 +103,6 @@ class StagedBackbone(WholeLoading, BaseModule):
                 module.requires_grad_(False)
 
 
-def normalize_channels(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Apply a norm to a map ``(N, C, H, W)``; LayerNorm acts over the channels."""
-    if not isinstance(norm, nn.LayerNorm):
-        return norm(x)
-    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 def drop_path_rates(last_rate: float, depths: Sequence[int]) -> list[list[float]]:
     """Stochastic depth of each block of each stage: linear from 0 at the first to ``last_rate``."""
     rates = iter(torch.linspace(0, last_rate, sum(depths), device='cpu').tolist())

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
 from torch import nn
 
 from mmlska.checkpoint.recognition import Trait, recognise_sizes
+from mmlska.layers.build import build_activation, build_norm
 from mmlska.layers.conv_ffn import ELEMENTWISE
-from mmlska.layers.mixed_affinity import check_heads, mix_affinities
-from mmlska.models.recompute import recompute
+from mmlska.layers.layer_norm import LayerNorm2d
+from mmlska.layers.mixed_affinity import attend, check_heads, values_of
+from mmlska.layers.recompute import recompute
 from mmlska.ops import in_bands, is_watched
 from mmlska.registry import MODELS
 
@@ -27,7 +28,6 @@ from .base import (
     StagedBackbone,
     check_rates,
     drop_path_rates,
-    normalize_channels,
     resolve_arch,
 )
 
@@ -53,7 +53,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.projection = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
-        self.norm = nn.LayerNorm(embed_dims)
+        self.norm = LayerNorm2d(embed_dims)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, ceil(H / patch), ceil(W / patch))``.
@@ -63,7 +63,7 @@ class PatchEmbed(nn.Module):
         bottom, right = (-side % self.patch_size for side in x.shape[2:])
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
-        return normalize_channels(self.norm, self.projection(x))
+        return self.norm(self.projection(x))
 
 
 class ContainerFFN(nn.Module):
@@ -78,7 +78,7 @@ class ContainerFFN(nn.Module):
     def __init__(self, in_channels: int, hidden_channels: int, act_cfg: dict) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(in_channels, hidden_channels, 1)
-        self.act = build_activation_layer(act_cfg)
+        self.act = build_activation(act_cfg)
         self.fc2 = nn.Conv2d(hidden_channels, in_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -129,7 +129,7 @@ class ContainerBlock(nn.Module):
             )
 
         self.pos_embed = depthwise(3)
-        self.norm1 = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm1 = build_norm(norm_cfg, in_channels)
         if num_heads:
             self.conv1 = nn.Conv2d(in_channels, 3 * in_channels, 1)
             self.conv = depthwise(KERNEL_SIZE)
@@ -139,7 +139,7 @@ class ContainerBlock(nn.Module):
             self.attn = depthwise(KERNEL_SIZE)
         self.conv2 = nn.Conv2d(in_channels, in_channels, 1)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
-        self.norm2 = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm2 = build_norm(norm_cfg, in_channels)
         self.mlp = ContainerFFN(in_channels, int(in_channels * ffn_ratio), act_cfg)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -157,7 +157,8 @@ class ContainerBlock(nn.Module):
         if not self.num_heads:
             return self.attn(x)
         share = self.sa_weight.sigmoid()
-        return mix_affinities(x, self.num_heads, self.conv, alpha=share, beta=1 - share)
+        static = self.conv(values_of(x))
+        return share * attend(x, self.num_heads) + (1 - share) * static
 
 
 @MODELS.register_module()
@@ -257,7 +258,7 @@ class ContainerLight(StagedBackbone):
             self.add_module(f'blocks{i + 1}', nn.ModuleList(blocks))
         self.norm = None
         if self.num_stages == len(depths):
-            self.norm = build_norm_layer(norm_cfg, self.embed_dims[-1])[1]
+            self.norm = build_norm(norm_cfg, self.embed_dims[-1])
         self.freeze_stages()
 
     @property

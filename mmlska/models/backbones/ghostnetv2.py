@@ -8,10 +8,10 @@ from numbers import Real
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from torch import nn
 
 from mmlska.checkpoint.recognition import Trait
+from mmlska.layers.build import build_norm
 from mmlska.layers.ghost import GhostBottleneck, make_divisible
 from mmlska.ops import in_fast_layout
 from mmlska.registry import MODELS
@@ -117,7 +117,7 @@ class GhostNetV2(StagedBackbone):
         self.with_last_conv = with_last_conv
         channels = make_divisible(STEM_CHANNELS * width)
         self.conv_stem = nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False)
-        self.bn1 = build_norm_layer(norm_cfg, channels)[1]
+        self.bn1 = build_norm(norm_cfg, channels)
         self.blocks = nn.ModuleList()
         stride = 2
         for i, blocks in enumerate(GROUPS[: STAGE_ENDS[self.num_stages - 1]]):
@@ -202,7 +202,7 @@ def last_conv(in_channels: int, out_channels: int, norm_cfg: dict) -> nn.Sequent
     return nn.Sequential(
         OrderedDict(
             conv=nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            bn1=build_norm_layer(norm_cfg, out_channels)[1],
+            bn1=build_norm(norm_cfg, out_channels),
             act1=nn.ReLU(inplace=True),
         )
     )

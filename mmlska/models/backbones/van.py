@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks.drop import DropPath
 from mmengine.logging import print_log
 from torch import nn
@@ -18,9 +17,9 @@ from mmlska.checkpoint.naming import STAGE_NORM_EPS, naming_of
 from mmlska.checkpoint.recognition import Trait, describe_van
 from mmlska.conversion.warm_start import WarmStart
 from mmlska.layers import ConvFFN
-from mmlska.layers.build import build_layer, build_plugins
+from mmlska.layers.build import build_activation, build_layer, build_norm, build_plugins
+from mmlska.layers.recompute import recompute
 from mmlska.layers.weight_init import init_convs
-from mmlska.models.recompute import recompute
 from mmlska.ops import add_scaled, in_fast_layout, is_watched
 from mmlska.registry import MODELS
 
@@ -29,7 +28,6 @@ from .base import (
     StagedBackbone,
     check_rates,
     drop_path_rates,
-    normalize_channels,
     resolve_arch,
 )
 
@@ -63,7 +61,7 @@ class PatchEmbed(nn.Module):
         self.projection = nn.Conv2d(
             in_channels, embed_dims, patch_size, patch_size // 2 + 1, patch_size // 2
         )
-        self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm = build_norm(norm_cfg, embed_dims)
         init_convs(self.projection)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -83,7 +81,7 @@ class SpatialAttention(nn.Module):
     def __init__(self, in_channels: int, attention: dict, act_cfg: dict) -> None:
         super().__init__()
         self.proj_1 = nn.Conv2d(in_channels, in_channels, 1)
-        self.activation = build_activation_layer(act_cfg)
+        self.activation = build_activation(act_cfg)
         self.spatial_gating_unit = build_layer(attention, in_channels)
         self.proj_2 = nn.Conv2d(in_channels, in_channels, 1)
         init_convs(self.proj_1, self.proj_2)
@@ -127,10 +125,10 @@ class VANBlock(nn.Module):
         plugins = plugins or {}
         self.out_channels = in_channels
         self.with_cp = with_cp
-        self.norm1 = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm1 = build_norm(norm_cfg, in_channels)
         self.attn = SpatialAttention(in_channels, attention, act_cfg)
         self.after_attention = build_plugins(plugins.get('after_attention', []), in_channels)
-        self.norm2 = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm2 = build_norm(norm_cfg, in_channels)
         self.mlp = ConvFFN(in_channels, int(in_channels * ffn_ratio), act_cfg, drop_rate)
         self.after_ffn = build_plugins(plugins.get('after_ffn', []), in_channels)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
@@ -278,7 +276,7 @@ class VAN(WarmStart, StagedBackbone):
             patch_embed = PatchEmbed(stage_in, dims, patch_sizes[i], norm_cfg)
             self.add_module(f'patch_embed{i + 1}', patch_embed)
             self.add_module(f'blocks{i + 1}', nn.ModuleList(blocks))
-            self.add_module(f'norm{i + 1}', build_norm_layer(stage_norm_cfg, dims)[1])
+            self.add_module(f'norm{i + 1}', build_norm(stage_norm_cfg, dims))
             after_stage = build_plugins(stage_plugins[i]['after_stage'], dims)
             self.add_module(f'after_stage{i + 1}', after_stage)
         self.freeze_stages()
@@ -299,7 +297,7 @@ class VAN(WarmStart, StagedBackbone):
         x = in_fast_layout(patch_embed(x))
         for block in blocks:
             x = block(x)
-        return after_stage(normalize_channels(norm, x))
+        return after_stage(norm(x))
 
     def describe_weights(self, state_dict: Mapping) -> dict[str, Trait]:
         """Attention, kernel size and architecture that the weights are of."""

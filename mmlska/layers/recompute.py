@@ -1,5 +1,10 @@
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+"""Activations that are computed again in the backward pass instead of being kept.
+
+A form of gradient checkpointing (arXiv 1604.06174) by ``torch.utils.checkpoint``.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -9,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from mmlska.ops.call_context import is_compiling
 
 
-def recompute(module: nn.Module, function: Callable, x: torch.Tensor) -> torch.Tensor:
+def recompute(
+    module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
     """Call ``function(x)`` now, and again in the backward pass instead of keeping activations.
 
     The running statistics of batch norms take a batch once, so that training gives the same model
@@ -18,7 +25,10 @@ def recompute(module: nn.Module, function: Callable, x: torch.Tensor) -> torch.T
     Args:
         module (nn.Module): Holds what the function computes with.
         function (Callable): Maps a tensor to a tensor.
-        x (torch.Tensor): Its input.
+        x (Tensor): Its input.
+
+    Returns:
+        Tensor: ``function(x)``.
     """
     if is_compiling():
         # What compilers recompute has no side effects, and they take no contexts.
@@ -30,19 +40,29 @@ def recompute(module: nn.Module, function: Callable, x: torch.Tensor) -> torch.T
     return checkpoint(function, x, use_reentrant=False, context_fn=contexts)
 
 
-@contextmanager
-def kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Let the batch norms of a module leave their running statistics as they are."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
-    try:
+class kept_statistics:
+    """Let the batch norms of a module leave their running statistics as they are.
+
+    The context can be entered again: each backward pass through a graph that is retained recomputes
+    in it.
+
+    Args:
+        module (nn.Module): The module whose batch norms are meant.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        self.kept: list[dict[str, torch.Tensor]] = []
+
+    def __enter__(self) -> None:
+        self.kept = [dict(norm.named_buffers(recurse=False)) for norm in self.norms]
         # Copies take the updates. Without any buffers the norms would save fewer tensors than in
         # the first pass, which the checkpoint refuses.
-        for norm, buffers in zip(norms, kept, strict=True):
+        for norm, buffers in zip(self.norms, self.kept, strict=True):
             for name, value in buffers.items():
                 setattr(norm, name, value.clone())
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept, strict=True):
+
+    def __exit__(self, *error: object) -> None:
+        for norm, buffers in zip(self.norms, self.kept, strict=True):
             for name, value in buffers.items():
                 setattr(norm, name, value)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from mmlska.layers.recompute import kept_statistics, recompute
 from mmlska.models import VAN, ContainerLight, GhostNetV2
-from mmlska.models.recompute import kept_statistics, recompute
 
 BACKBONES = {
     'van': lambda **kwargs: VAN(
