@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-gpu demo bench bench-gpu lint clean
+.PHONY: help install check test test-unit test-gpu demo bench bench-gpu lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -35,6 +35,7 @@ fail = { printf '\nerror: %s\n' $(1) >&2; exit 1; }
 define HELP
 make test                 install what is missing, run all tests
 make test PYTEST_ARGS=... the same with more options for pytest, e.g. "-m 'not slow'" or "-k van"
+make test-unit            the same without what trains, starts processes or takes long; minutes on two cores
 make test-gpu             install what is missing, and run on a CUDA device what only that can show, ten minutes a step:
                           tests, compute-sanitizer, two benchmarks; results in work_dirs/gpu. tests/check_gpu.sh
                           --help tells the steps, and how to run them without installing
@@ -111,9 +112,14 @@ MMCV_HINT = 'mmcv could not be compiled (see above; all of it is in $(BUILD_LOG)
 check: $(READY)
 	@$(BIN)/python -m mmlska check
 
-# More than one thread in each of the workers only makes them wait for each other.
+# More than one thread in each of the workers only makes them wait for each other. Each worker gets one half of the tests in
+# order, so that what several tests share is made once, and takes over from the other when its own are done.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
+
+test-unit: $(READY)
+	@$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 test-gpu: $(READY)
 	@PYTHON=$(BIN)/python tests/check_gpu.sh

@@ -1,8 +1,10 @@
+import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -46,6 +48,36 @@ def golden(request) -> Callable:
         return weights, {k: v for k, v in tensors.items() if not k.startswith('state.')}
 
     return read
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_configs() -> Iterator[None]:
+    """Spare mmengine what takes longer than most tests and changes no setting.
+
+    That is the layout of each config that it prints, and reading all metafiles of a library anew
+    for each of its configs.
+    """
+    if find_spec('mmengine') is None:
+        yield
+        return
+    from mmengine.config import utils
+
+    with (
+        patch('yapf.yapflib.yapf_api.FormatCode', lambda code, **_: (code, True)),
+        patch.object(utils, 'load', functools.cache(utils.load)),
+    ):
+        yield
+
+
+@pytest.fixture(scope='session')
+def scenes(tmp_path_factory) -> Path:
+    """A few digit scenes, in a folder of that name below `data`, where configs look for it."""
+    pytest.importorskip('skimage')
+    pytest.importorskip('sklearn')
+    from mmlska.datasets import make_digit_scenes
+
+    root = tmp_path_factory.mktemp('user') / 'data' / 'digit_scenes'
+    return make_digit_scenes(root, num_train=8, num_val=3)
 
 
 @pytest.fixture
