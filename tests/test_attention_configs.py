@@ -200,17 +200,6 @@ def unscoped(settings):
     return {key: unscoped(value) for key, value in settings.items() if key != '_scope_'}
 
 
-def foreign(hooks):
-    return [hook for hook in hooks if not hook['type'].startswith('mmlska.')]
-
-
-@every([path for folder in FOLDERS for path in CONFIGS[folder]])
-def test_a_list_of_necks_comes_with_the_hook_that_loads_into_it(path):
-    cfg = read(path)
-    added = dict(type='mmlska.AddedNeckHook') in cfg.custom_hooks
-    assert added == isinstance(cfg.model.neck, list)
-
-
 @every([*CONFIGS['context_aggregation'], *CONFIGS['real_time']])
 def test_nothing_but_the_layer_differs_from_the_known_config(path):
     cfg, known = unscoped(read(path).to_dict()), unscoped(known_config(path).to_dict())
@@ -221,8 +210,9 @@ def test_nothing_but_the_layer_differs_from_the_known_config(path):
     if isinstance(model['neck'], list):
         model['neck'] = model['neck'][0]
     assert model == known_model
-    hooks, known_hooks = cfg.pop('custom_hooks'), known.pop('custom_hooks', [])
-    assert foreign(hooks) == foreign(known_hooks)
+    hooks, known_hooks = cfg.pop('default_hooks'), known.pop('default_hooks')
+    assert hooks == {**known_hooks, **cfg.pop('checks')}
+    known.pop('checks', None)
     assert cfg == known
 
 

@@ -97,7 +97,9 @@ def test_detr_has_the_recipe_of_mmdetection():
     library('mmdet')
     cfg = without_scope(read(config('container', 'detr')).to_dict())
     stock = stock_config('detr/detr_r50_8xb2-150e_coco.py')
-    assert cfg.pop('custom_hooks') == [dict(type='mmlska.BackboneCheckHook')]
+    assert cfg['default_hooks'] == {**stock['default_hooks'], **cfg.pop('checks')}
+    for settings in (cfg, stock):
+        settings.pop('default_hooks')
     cfg.pop('container_light_defaults')
     for model in (cfg['model'], stock['model']):
         model.pop('backbone')
@@ -110,7 +112,7 @@ def test_detr_has_the_recipe_of_mmdetection():
 def test_container_detectors_have_the_recipe_of_van_lska(path):
     cfg = read(path)
     van = ROOT / 'configs/van_lska' / path.name.replace('container-light', 'van-lska-tiny')
-    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr', 'custom_hooks'):
+    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr', 'default_hooks'):
         assert cfg[key] == read(van)[key], key
 
 
@@ -132,7 +134,6 @@ def test_segmentors_have_the_recipe_that_the_readme_states(folder, optimizer, et
         assert decay.end == cfg.train_cfg.max_iters == 80000
         assert cfg.train_dataloader.batch_size == 4
         assert cfg.model.backbone.norm_cfg.type == 'SyncBN'
-        assert dict(type='mmlska.BackboneCheckHook') in cfg.custom_hooks
 
 
 def test_deeplabv3_sees_a_map_at_the_output_stride_in_its_name():

@@ -314,11 +314,6 @@ def test_drop_path_is_the_published_one(path):
     assert read(path).model.backbone.drop_path_rate == rate
 
 
-@every([path for path in PAPER_CONFIGS if scope_of(path) != 'mmpretrain'])
-def test_channels_are_checked_before_training(path):
-    assert dict(type='mmlska.BackboneCheckHook') in read(path).custom_hooks
-
-
 @pytest.mark.parametrize(
     ('stem', 'decays'),
     [

@@ -1,3 +1,5 @@
+_base_ = './checks.py'
+
 # Written out so that the config can be read where mmpretrain, an extra, is not installed.
 default_scope = 'mmpretrain'
 default_hooks = dict(
@@ -7,6 +9,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
+    **_base_.checks,
 )
 env_cfg = dict(
     cudnn_benchmark=True,

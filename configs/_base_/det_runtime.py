@@ -1,3 +1,3 @@
-_base_ = 'mmdet::_base_/default_runtime.py'
+_base_ = ['mmdet::_base_/default_runtime.py', './checks.py']
 
-custom_hooks = [dict(type='mmlska.BackboneCheckHook')]
+default_hooks = dict(**_base_.checks)

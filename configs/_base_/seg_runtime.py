@@ -13,4 +13,3 @@ load_from = None
 resume = False
 
 tta_model = dict(type='SegTTAModel')
-custom_hooks = [dict(type='mmlska.BackboneCheckHook')]

@@ -6,4 +6,3 @@ model = dict(
         dict(type='mmlska.SpatialContextPyramid', in_channels=256, num_outs=5),
     ]
 )
-custom_hooks = [*_base_.custom_hooks, dict(type='mmlska.AddedNeckHook')]

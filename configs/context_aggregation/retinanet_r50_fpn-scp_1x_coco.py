@@ -1,4 +1,4 @@
-_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/checks.py']
 
 model = dict(
     neck=[
@@ -6,4 +6,4 @@ model = dict(
         dict(type='mmlska.SpatialContextPyramid', in_channels=256, num_outs=5),
     ]
 )
-custom_hooks = [dict(type='mmlska.BackboneCheckHook'), dict(type='mmlska.AddedNeckHook')]
+default_hooks = dict(**_base_.checks)

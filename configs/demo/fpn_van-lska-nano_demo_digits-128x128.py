@@ -4,10 +4,12 @@ _base_ = [
     './_base_/van-lska-nano.py',
     './_base_/digits_segmentation.py',
     './_base_/schedule.py',
+    '../_base_/checks.py',
 ]
 
+data_preprocessor = dict(size=(128, 128))
 model = dict(
-    data_preprocessor=dict(size=(128, 128)),
+    data_preprocessor=data_preprocessor,
     backbone=dict(_delete_=True, **_base_.backbone),
     neck=dict(
         in_channels=_base_.backbone.arch.embed_dims, out_channels=48, norm_cfg=_base_.head_norm_cfg
@@ -35,4 +37,5 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=max_iters, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
+    **_base_.checks,
 )

@@ -1,4 +1,4 @@
-_base_ = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'
+_base_ = ['mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', '../_base_/checks.py']
 
 model = dict(
     neck=[
@@ -11,8 +11,4 @@ model = dict(
         ),
     ]
 )
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='mmlska.BackboneCheckHook'),
-    dict(type='mmlska.AddedNeckHook'),
-]
+default_hooks = dict(**_base_.checks)

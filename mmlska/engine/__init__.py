@@ -1,15 +1,28 @@
+"""Running: from a command line to a runner of mmengine, and the hooks that watch it.
+
+Every hook is reached from a config as ``type='mmlska.NAME'``.
+"""
+
 from .hooks.added_neck_hook import AddedNeckHook, give_to_first_neck
-from .hooks.backbone_check_hook import BackboneCheckHook, check_channels
+from .hooks.channel_check_hook import ChannelCheckHook, check_channels
 from .hooks.float32_boxes_hook import Float32BoxesHook
 from .hooks.fusing_hook import FusingHook
-from .hooks.plugin_check import check_plugins
+from .hooks.num_class_check_hook import NumClassCheckHook, check_num_classes
+from .hooks.plugin_check_hook import PluginCheckHook, check_plugins
+from .hooks.random_weights_hook import RandomWeightsHook
+from .hooks.whole_weights_hook import WholeWeightsHook
 
 __all__ = [
     'AddedNeckHook',
-    'BackboneCheckHook',
+    'ChannelCheckHook',
     'Float32BoxesHook',
     'FusingHook',
+    'NumClassCheckHook',
+    'PluginCheckHook',
+    'RandomWeightsHook',
+    'WholeWeightsHook',
     'check_channels',
+    'check_num_classes',
     'check_plugins',
     'give_to_first_neck',
 ]

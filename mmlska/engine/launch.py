@@ -8,14 +8,13 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .config import load_config
 from .data_check import check_data
 from .distributed import prepare_launcher
-from .weights import load_all_weights
+from .hooks.whole_weights_hook import WholeWeightsHook
 
 DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
 
@@ -116,27 +115,12 @@ def build_runner(cfg: Config) -> Runner:
 def build_test_runner(cfg: Config, out: str | None = None) -> Runner:
     """Build the runner of an evaluation; a detector's predictions are dumped to ``out``."""
     runner = build_runner(cfg)
-    require_all_weights(runner)
+    runner.register_hook(WholeWeightsHook())
     if out and cfg.default_scope == DETECTION:
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
     return runner
-
-
-def require_all_weights(runner: Runner) -> None:
-    """Let the runner refuse a checkpoint that lacks weights of its model."""
-    load = runner.load_checkpoint
-
-    def load_all(filename: str, **kwargs: Any) -> dict:
-        checkpoint = load(filename, **kwargs)
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        load_all_weights(model, checkpoint.get('state_dict', checkpoint), filename)
-        return checkpoint
-
-    runner.load_checkpoint = load_all
 
 
 def set_work_dir(cfg: Config, config: str | Path, work_dir: str | None) -> None:

@@ -1,3 +1,5 @@
+_base_ = '../checks.py'
+
 # The LSKA authors' segmentation recipe: 4 cards of 4 crops.
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=80000, val_interval=8000)
@@ -20,5 +22,6 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=train_cfg['val_interval']),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
+    **_base_.checks,
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)

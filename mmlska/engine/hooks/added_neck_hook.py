@@ -1,11 +1,14 @@
+"""Weights of a detector with one neck in one with several."""
+
 import re
 from collections.abc import MutableMapping
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 from torch import nn
 
+from mmlska.engine.bare_model import bare_model
 from mmlska.registry import HOOKS
 
 LONE_NECK = re.compile(r'^(module\.)?neck\.(?!\d+\.)')
@@ -38,7 +41,6 @@ class AddedNeckHook(Hook):
     # Before the hooks that read the weights too, such as mmengine's EMAHook.
     priority = 'VERY_HIGH'
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Rename the weights before they reach the model, see :func:`give_to_first_neck`."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        give_to_first_neck(model, checkpoint.get('state_dict', checkpoint))
+        give_to_first_neck(bare_model(runner), checkpoint.get('state_dict', checkpoint))

@@ -1,12 +1,15 @@
+"""Boxes of a detector in float32 under bfloat16."""
+
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
+from mmlska.engine.bare_model import bare_model
 from mmlska.registry import HOOKS
 
 
@@ -46,15 +49,14 @@ def keep_boxes_in_float32(model: nn.Module) -> list[RemovableHandle]:
 class Float32BoxesHook(Hook):
     """Train detectors in bfloat16 mixed precision, see :func:`keep_boxes_in_float32`."""
 
-    def __init__(self):
-        self.handles = []
+    def __init__(self) -> None:
+        self.handles: list[RemovableHandle] = []
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Register the casts."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.handles = keep_boxes_in_float32(model)
+        self.handles = keep_boxes_in_float32(bare_model(runner))
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Runner) -> None:
         """Remove them."""
         for handle in self.handles:
             handle.remove()

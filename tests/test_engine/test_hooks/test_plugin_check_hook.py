@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from mmlska.engine import BackboneCheckHook
+from mmlska.engine import PluginCheckHook
 
 
 class Block(nn.Module):
@@ -31,11 +31,11 @@ class Chained(Block):
 
 def test_the_hook_stops_a_run_that_would_lose_a_plugin():
     with pytest.raises(ValueError, match=r"eca of 0 never runs.*'after_conv2', which is lska"):
-        BackboneCheckHook().before_run(SimpleNamespace(model=nn.Sequential(LastOnly())))
+        PluginCheckHook().before_run(SimpleNamespace(model=nn.Sequential(LastOnly())))
 
 
 def test_the_hook_lets_a_block_pass_that_runs_them_all():
-    hook = BackboneCheckHook()
+    hook = PluginCheckHook()
     model = nn.Sequential(Chained())
     hook.before_run(SimpleNamespace(model=model))
     model.append(LastOnly())

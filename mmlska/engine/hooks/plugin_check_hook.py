@@ -1,6 +1,13 @@
+"""Plugins that a backbone builds and never runs."""
+
 from types import SimpleNamespace
 
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import nn
+
+from mmlska.engine.bare_model import bare_model
+from mmlska.registry import HOOKS
 
 
 def check_plugins(model: nn.Module) -> None:
@@ -30,3 +37,18 @@ def _runs_all(block: nn.Module) -> bool:
     """Whether a block hands the output of one plugin to the next, tried out on two counters."""
     counters = SimpleNamespace(one=lambda x: x + 1, two=lambda x: x + 1)
     return type(block).forward_plugin(counters, 0, ['one', 'two']) == 2
+
+
+@HOOKS.register_module()
+class PluginCheckHook(Hook):
+    """Stop a run that would lose a plugin, see :func:`check_plugins`."""
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner: Runner) -> None:
+        """Check the model.
+
+        Raises:
+            ValueError: If a plugin would never run.
+        """
+        check_plugins(bare_model(runner))

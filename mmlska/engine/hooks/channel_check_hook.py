@@ -1,0 +1,157 @@
+"""Channels that a backbone hands out against those that its neck or head is built for."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from mmlska.engine.bare_model import bare_model
+from mmlska.registry import HOOKS
+
+# Side of the largest map of a trial: seven maps, each half as large as the one before, have a side.
+TRIAL_SIDE = 64
+
+
+class Consumer(NamedTuple):
+    """A module that takes the maps of another one."""
+
+    name: str
+    module: nn.Module
+
+
+def check_channels(model: nn.Module) -> None:
+    """Find a neck, or a decode or auxiliary head, that the maps of the backbone do not fit.
+
+    Where the config's ``in_channels`` are not those that the backbone hands out, in this order, the
+    module is tried on maps of zeros: some necks list the deepest map first, some heads take a
+    choice of the maps, or join them. It is refused only if it runs on maps of the channels that it
+    is built for and fails on those of the backbone. What cannot be decided passes: backbones that
+    do not tell their ``out_channels``, and modules that take something else than maps.
+
+    Args:
+        model (nn.Module): A detector or segmentor.
+
+    Raises:
+        ValueError: If a module does not fit. The message names the config option and its value.
+    """
+    backbone = getattr(model, 'backbone', None)
+    offered = getattr(backbone, 'out_channels', None)
+    if not isinstance(offered, tuple):
+        return
+    source, neck = f'{type(backbone).__name__} hands out', getattr(model, 'neck', None)
+    if neck is not None:
+        first = neck[0] if isinstance(neck, nn.Sequential) else neck
+        _check_fit(Consumer('neck', first), offered, source)
+        source, offered = 'the neck hands out', _told_by(neck)
+    for head in _heads(model) if offered else ():
+        _check_index(head, offered, source)
+        _check_fit(head, offered, source)
+
+
+def _heads(model: nn.Module) -> Iterator[Consumer]:
+    for name in ('decode_head', 'auxiliary_head'):
+        head = getattr(model, name, None)
+        if isinstance(head, nn.ModuleList):
+            yield from (Consumer(f'{name}.{i}', part) for i, part in enumerate(head))
+        elif head is not None:
+            yield Consumer(name, head)
+
+
+def _told_by(neck: nn.Module) -> tuple[int, ...]:
+    """Channels of the maps of a neck, none if it does not tell them."""
+    last = neck[-1] if isinstance(neck, nn.Sequential) else neck
+    channels, count = getattr(last, 'out_channels', None), getattr(last, 'num_outs', None)
+    return (channels,) * count if isinstance(channels, int) and isinstance(count, int) else ()
+
+
+def _check_index(head: Consumer, offered: Sequence[int], source: str) -> None:
+    """Refuse an index beyond the maps that there are."""
+    index = getattr(head.module, 'in_index', None)
+    count = len(offered)
+    if any(not -count <= i < count for i in _as_list(index)):
+        raise ValueError(
+            f'model.{head.name}.in_index={index} does not fit: {source} {count} maps, with '
+            f'{list(offered)} channels. Allowed are 0 to {count - 1}'
+        )
+
+
+def _check_fit(consumer: Consumer, offered: Sequence[int], source: str) -> None:
+    """Refuse a module that runs on its own channels and not on those that are offered."""
+    expected = getattr(consumer.module, 'in_channels', None)
+    index = getattr(consumer.module, 'in_index', None)
+    taken = list(offered) if index is None else [offered[i] for i in _as_list(index)]
+    if expected is None or _as_list(expected) == taken:
+        return
+    trials = list(_own_maps(consumer.module, expected, offered))
+    works = next((fit for maps, fit in trials if _runs(consumer.module, maps)), None)
+    if works is None or _runs(consumer.module, offered):
+        return
+    right = works(taken)
+    raise ValueError(
+        f'model.{consumer.name}.in_channels={expected} does not fit: {source} maps with '
+        f'{list(offered)} channels. Set model.{consumer.name}.in_channels={right}'
+    )
+
+
+def _own_maps(module: nn.Module, expected: int | Sequence[int], offered: Sequence[int]) -> Iterator:
+    """Channels of maps that a module may be built for, and what its option is for other maps."""
+    index = getattr(module, 'in_index', None)
+    if index is None and isinstance(expected, int):
+        yield [expected] * len(offered), lambda taken: taken[-1]
+    elif index is None:
+        yield list(expected), list
+        yield list(expected)[::-1], lambda taken: taken[::-1]
+    else:
+        # Joined maps are known by the sum of their channels.
+        places, joined = _as_list(index), getattr(module, 'input_transform', None)
+        is_sum = joined == 'resize_concat'
+        own = [expected - len(places) + 1, *[1] * (len(places) - 1)] if is_sum else expected
+        maps = list(offered)
+        for place, channels in zip(places, _as_list(own), strict=False):
+            maps[place] = channels
+        yield maps, list if is_sum or isinstance(index, Sequence) else lambda taken: taken[0]
+
+
+def _runs(module: nn.Module, channels: Sequence[int]) -> bool:
+    """Whether a module runs in evaluation mode on maps of these channels."""
+    like = next(module.parameters(), torch.zeros(()))
+    sides = [max(TRIAL_SIDE >> i, 1) for i in range(len(channels))]
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        with torch.no_grad():
+            module([like.new_zeros(1, c, s, s) for c, s in zip(channels, sides, strict=True)])
+    except Exception:
+        # Code that meets a map that it is not made for may raise anything.
+        return False
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    return True
+
+
+def _as_list(value: int | Sequence[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)
+
+
+@HOOKS.register_module()
+class ChannelCheckHook(Hook):
+    """Stop a run before its first iteration if a neck or head does not fit the backbone.
+
+    See :func:`check_channels`.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner: Runner) -> None:
+        """Check the model.
+
+        Raises:
+            ValueError: If its parts do not fit each other.
+        """
+        check_channels(bare_model(runner))

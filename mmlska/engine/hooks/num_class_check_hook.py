@@ -1,0 +1,99 @@
+"""Classes of a data set against those that the heads of a model are built for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from mmlska.engine.bare_model import bare_model
+from mmlska.registry import HOOKS
+
+# Parts of a model whose num_classes is that of the data set. The head of an RPN knows one class,
+# and those of panoptic detectors count things and stuff.
+HEADS = {'bbox_head', 'mask_head', 'mask_iou_head', 'decode_head', 'auxiliary_head', 'head'}
+# An auxiliary head of mmseg that makes labels of its own, of the borders between regions.
+OWN_LABELS = {'STDCHead'}
+
+
+def check_num_classes(model: nn.Module, dataset: Any) -> None:
+    """Compare ``num_classes`` of every head with the classes of a data set.
+
+    What cannot be decided passes: data sets without names of classes, detectors that take the names
+    as text, panoptic ones, heads that know no class of objects, and heads of mmseg with one output,
+    which stands for two classes or for a depth.
+
+    Args:
+        model (nn.Module): A detector, segmentor or classifier.
+        dataset: A data set with ``metainfo``.
+
+    Raises:
+        TypeError: If ``classes`` of the data set is a string.
+        ValueError: If a head is built for another number of classes. The message names the options
+            and their value.
+    """
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if classes is None:
+        return
+    name = type(dataset).__name__
+    if isinstance(classes, str):
+        raise TypeError(
+            f'the classes of {name} are the string {classes!r}: a tuple of one name has a comma, '
+            f'metainfo=dict(classes=({classes!r},))'
+        )
+    wrong = {path: n for path, n in _class_counts(model) if n != len(classes)}
+    if wrong:
+        some = ', '.join(map(str, classes[:3])) + ', ...' * (len(classes) > 3)
+        raise ValueError(
+            f'{name} has {len(classes)} classes ({some}), but '
+            + ', '.join(f'{path}.num_classes={n}' for path, n in wrong.items())
+            + '. Set '
+            + ', '.join(f'{path}.num_classes={len(classes)}' for path in wrong)
+        )
+
+
+def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """The config option of every head, and its number of classes."""
+    if hasattr(model, 'language_model') or hasattr(model, 'panoptic_fusion_head'):
+        return
+    for name, module in model.named_modules():
+        parts = [part for part in name.split('.') if not part.isdigit()]
+        count = getattr(module, 'num_classes', None)
+        is_head = parts and parts[-1] in HEADS and isinstance(count, int)
+        if is_head and not _counts_otherwise(module, parts[-1], count):
+            yield f'model.{name}', count
+
+
+def _counts_otherwise(head: nn.Module, name: str, count: int) -> bool:
+    is_binary = count == 1 and name in ('decode_head', 'auxiliary_head')
+    is_agnostic = bool(getattr(head, 'class_agnostic', False))
+    return is_binary or is_agnostic or type(head).__name__ in OWN_LABELS
+
+
+@HOOKS.register_module()
+class NumClassCheckHook(Hook):
+    """Stop a run before its first iteration if a head is built for another number of classes.
+
+    A detector with too many classes would train, and fail at its first evaluation; one with too few
+    would learn the last classes as background. See :func:`check_num_classes`.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the data set of the training.
+
+        Raises:
+            TypeError: If its classes are a string.
+            ValueError: If a head does not fit it.
+        """
+        check_num_classes(bare_model(runner), runner.train_dataloader.dataset)
+
+    def before_val(self, runner: Runner) -> None:
+        """The same for the validation."""
+        check_num_classes(bare_model(runner), runner.val_dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        """The same for the test."""
+        check_num_classes(bare_model(runner), runner.test_dataloader.dataset)
