@@ -21,6 +21,7 @@ LAYERS = {
     'DFCAttention': {},
     'ECA': {},
     'MixedAffinity': dict(num_heads=2),
+    'IdentityStart': dict(attention=dict(type='LSKA', kernel_size=7)),
     'AttentionSequence': dict(layers=[dict(type='LSKA', kernel_size=7), dict(type='ECA')]),
 }
 SIZES = [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7), (12, 8)]
