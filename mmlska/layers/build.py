@@ -190,5 +190,6 @@ def _call(kind: Callable, options: dict, *args: int) -> nn.Module:
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    nearest = get_close_matches(name, names, n=1)
-    return f' (the nearest is {nearest[0]!r})' if nearest else ''
+    by_lower = {name.lower(): name for name in names}
+    nearest = get_close_matches(name.lower(), by_lower, n=1)
+    return f' (the nearest is {by_lower[nearest[0]]!r})' if nearest else ''

@@ -61,24 +61,30 @@ class DFCGate(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C_in, H, W)`` to the gate ``(N, C_out, H, W)``."""
-        size = x.shape[2:]
-        # A side shorter than a cell is one cell.
-        gate = F.avg_pool2d(x, [min(self.cell, side) for side in size])
+        gate = pool_cells(x, self.cell)
         if torch.jit.is_scripting():
             for layer in self:
                 gate = layer(gate)
         else:
             gate = self._mix_cells(gate)
-        return F.interpolate(gate.sigmoid(), size=size, mode='nearest')
+        return F.interpolate(gate.sigmoid(), size=x.shape[2:], mode='nearest')
 
     def _mix_cells(self, x: torch.Tensor) -> torch.Tensor:
         """Pointwise, row and column convolution, each with its norm."""
-        is_single = x.shape[0] * x.shape[2] * x.shape[3] == 1
+        is_single = isinstance(x, torch.Tensor) and x.shape[0] * x.shape[2] * x.shape[3] == 1
         # A derived class may register more modules; the gate consists of the first six.
         for layer in islice(self, 6):
             is_batch_norm = isinstance(layer, nn.BatchNorm2d)
             x = normalize_by_running(layer, x) if is_single and is_batch_norm else layer(x)
         return x
+
+
+def pool_cells(x: torch.Tensor, cell: int) -> torch.Tensor:
+    """Average ``cell`` times ``cell`` positions; a side shorter than a cell is one cell."""
+    if not isinstance(x, torch.Tensor):
+        # The symbol of torch.fx has no sizes to compare with. Its graph refuses shorter sides.
+        return F.avg_pool2d(x, cell)
+    return F.avg_pool2d(x, [min(cell, x.shape[2]), min(cell, x.shape[3])])
 
 
 def normalize_by_running(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:

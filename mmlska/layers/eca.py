@@ -1,6 +1,7 @@
 """Efficient channel attention (ECA-Net, arXiv 1910.03151)."""
 
 import math
+import warnings
 from numbers import Real
 
 import torch
@@ -10,6 +11,9 @@ from mmlska.ops.argument_checks import check_odd, check_positive_int
 from mmlska.registry import MODELS
 
 from .input_check import check_map
+
+# arXiv 1910.03151 compares kernels of 3, 5, 7 and 9 channels with the adaptive ones.
+LONGEST_TRIED = 9
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
@@ -47,6 +51,26 @@ def _is_number(value: float) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def check_reach(kernel_size: int, channels: int) -> None:
+    """Warn of a kernel that sees far more channels than ECA-Net's rule or experiments ask for.
+
+    Such a size is mostly meant for a kernel over positions: a config that replaces an LSKA inherits
+    its ``kernel_size``.
+
+    Warns:
+        UserWarning: If the kernel is longer than 9, the longest that the paper tries, and than
+            what :func:`adaptive_kernel_size` says.
+    """
+    rule = adaptive_kernel_size(channels)
+    if kernel_size > max(LONGEST_TRIED, rule):
+        warnings.warn(
+            f'ECA with kernel_size={kernel_size} gates each of {channels} channels by '
+            f'{kernel_size} of them; its own rule takes {rule}. If the size came with a config '
+            "that this one inherits from, drop it with dict(_delete_=True, type='ECA')",
+            stacklevel=3,
+        )
+
+
 @MODELS.register_module()
 class ECA(nn.Module):
     r"""Channel attention by a 1-D convolution over the channels.
@@ -72,6 +96,9 @@ class ECA(nn.Module):
         ValueError: If ``in_channels`` is not a positive integer, ``kernel_size`` is even or below
             1, or ``gamma`` or ``b`` is not possible.
 
+    Warns:
+        UserWarning: If the kernel is far longer than the rule asks for.
+
     Example:
         >>> ECA(256).kernel_size, ECA(256, kernel_size=3).kernel_size
         (5, 3)
@@ -87,6 +114,7 @@ class ECA(nn.Module):
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(in_channels, gamma, b)
         check_odd(kernel_size)
+        check_reach(kernel_size, in_channels)
         self.in_channels = in_channels
         self.kernel_size = kernel_size
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)

@@ -157,9 +157,12 @@ class GhostBottleneck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, ceil(H / stride), ceil(W / stride))``."""
-        if self.with_cp and x.requires_grad:
+        if torch.jit.is_scripting():
+            return self._forward(x)
+        elif self.with_cp and x.requires_grad:
             return recompute(self, self._forward, x)
-        return self._forward(x)
+        else:
+            return self._forward(x)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.ghost1(x)

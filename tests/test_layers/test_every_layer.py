@@ -1,6 +1,9 @@
 """What every attention layer promises, whatever it computes, and every place that takes it."""
 
+import copy
 import io
+import pickle
+import warnings
 
 import pytest
 import torch
@@ -66,6 +69,11 @@ def test_no_two_layers_share_a_plugin_name():
 
 
 @every_layer
+def test_tells_its_channels(name):
+    assert make(name).in_channels == 8
+
+
+@every_layer
 @pytest.mark.parametrize('size', SIZES)
 def test_keeps_the_shape_of_maps_of_any_size(name, size):
     layer = make(name)
@@ -106,6 +114,109 @@ def test_state_dict_round_trip(name):
     target.load_state_dict(torch.load(file, weights_only=True))
     x = torch.randn(1, 8, 9, 7)
     assert torch.equal(source(x), target(x))
+
+
+@every_layer
+def test_copies_and_pickles(name):
+    layer = make(name).eval()
+    x = torch.randn(1, 8, 9, 7)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(x), layer(x))
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.add_(1)
+        assert not torch.equal(other(x), layer(x))
+
+
+@every_layer
+def test_an_empty_batch_stays_one(name):
+    layer = make(name).eval()
+    x = torch.rand(0, 8, 6, 5, requires_grad=True)
+    out = layer(x)
+    assert out.shape == x.shape
+    out.sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@every_layer
+def test_inference_mode_and_maps_of_any_strides(name):
+    layer = make(name).eval()
+    x = torch.randn(2, 8, 12, 10)
+    expected = layer(x)
+    with torch.inference_mode():
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+    strided = x.new_zeros(2, 8, 24, 30)[:, :, ::2, ::3]
+    strided.copy_(x)
+    assert torch.allclose(layer(strided), expected, atol=1e-5)
+    expanded = x[:1].expand(3, -1, -1, -1)
+    assert torch.allclose(layer(expanded), expected[:1].expand(3, -1, -1, -1), atol=1e-5)
+
+
+@every_layer
+@pytest.mark.parametrize('training', [False, True])
+def test_torchscript_and_torch_fx(name, training):
+    layer = make(name).train(training)
+    x = torch.randn(2, 8, 9, 7)
+    for compiled in (torch.jit.script(layer), torch.fx.symbolic_trace(layer)):
+        assert torch.allclose(compiled(x), layer(x), atol=1e-5)
+
+
+@every_layer
+def test_a_derived_class_may_have_more_modules(name):
+    """They are its own affair: forward uses what it names."""
+    kind = MODELS.get(name)
+
+    class Derived(kind):
+        def __init__(self, in_channels, **options):
+            super().__init__(in_channels, **options)
+            self.norm = nn.BatchNorm2d(in_channels)
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.norm(super().forward(x)))
+
+    derived, plain = Derived(8, **LAYERS[name]).eval(), make(name).eval()
+    own = {key: value for key, value in derived.state_dict().items() if key.startswith('norm.')}
+    derived.load_state_dict({**plain.state_dict(), **own})
+    derived.norm.running_mean.fill_(0.3)
+    x = torch.randn(1, 8, 9, 7)
+    assert torch.equal(derived(x), derived.act(derived.norm(plain(x))))
+    if hasattr(derived, 'init_weights'):
+        derived.init_weights()
+        assert torch.equal(derived.norm.running_mean, torch.full((8,), 0.3))
+
+
+@every_layer
+@pytest.mark.parametrize(
+    ('x', 'words'),
+    [
+        (torch.rand(1, 6, 5, 5), r'is built for maps \(N, 8, H, W\), but gets \(1, 6, 5, 5\)'),
+        (torch.rand(8, 5, 5), r'gets \(8, 5, 5\); add the batch axis'),
+        (torch.rand(1, 8, 5), r'is built for maps \(N, 8, H, W\)'),
+        (torch.rand(1, 8, 5, 5).double(), r'has weights of torch.float32, but gets a map of'),
+        (torch.ones(1, 8, 5, 5, dtype=torch.uint8), r'convert the map with x.to\(torch.float32\)'),
+    ],
+    ids=['channels', 'no batch axis', 'no columns', 'float64', 'integers'],
+)
+def test_what_is_no_map_of_the_layer_is_refused(name, x, words):
+    layer = make(name)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words):
+            layer(x)
+    layer(torch.rand(1, 8, 5, 5))
+
+
+@every_layer
+def test_the_check_of_the_map_disturbs_no_tracer(name):
+    layer = make(name).eval()
+    x = torch.rand(1, 8, 9, 7)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        traced = torch.jit.trace(layer, x)
+    assert not [warning for warning in caught if 'input_check' in warning.filename]
+    assert torch.allclose(traced(x), layer(x), atol=1e-5)
 
 
 @every_layer

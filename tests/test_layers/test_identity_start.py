@@ -1,4 +1,4 @@
-"""Inserted layers change nothing, learn from there, and take no weight decay where none is asked."""
+"""Inserted layers change nothing, learn from there, and take no weight decay unless asked."""
 
 import pytest
 import torch

@@ -78,3 +78,33 @@ def test_statistics_of_frozen_norms_are_used_while_they_are_kept():
     expected = norm(x)
     with kept_statistics(norm):
         assert torch.equal(norm(x), expected)
+
+
+def test_a_graph_that_is_retained_is_computed_again_by_each_backward_pass():
+    norm = nn.BatchNorm2d(2)
+    x = torch.rand(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    norm.double()
+    weights = torch.randn_like(x)
+    out = (recompute(norm, norm, x) * weights).sum()
+    out.backward(retain_graph=True)
+    once = x.grad.clone()
+    out.backward()
+    torch.testing.assert_close(x.grad, 2 * once)
+    assert norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize('build', BACKBONES.values(), ids=BACKBONES)
+def test_two_losses_of_one_forward_pass_train_the_same_model(build):
+    plain, saving = build().double().train(), build(with_cp=True).double().train()
+    saving.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    for model in (plain, saving):
+        torch.manual_seed(1)
+        *_, first, second = model(x)
+        first.square().mean().backward(retain_graph=True)
+        second.square().mean().backward()
+    gradients = dict(plain.named_parameters())
+    for key, parameter in saving.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[key].grad, msg=key)
+    for key, value in saving.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[key], msg=key)
