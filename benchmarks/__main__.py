@@ -1,13 +1,15 @@
 """Command line of the benchmarks: ``python -m benchmarks SUBJECT``, from the top of a checkout."""
 
 import argparse
+import dataclasses
 import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from mmlska.cli import report_errors
+
+from .settings import CASES, Settings
 
 # The profiler, which counts memory, tells of each start, and of memory that it did not see given.
 os.environ.setdefault('KINETO_LOG_LEVEL', '6')
@@ -20,53 +22,14 @@ EXAMPLES = """examples:
   python -m benchmarks suite cpu --only 'Small maps'
   python -m benchmarks layers --rounds 15
 """
-CASE_HELP = (
-    'op (depth-wise cascade), layer, block (of VAN), backbone (VAN), detector (training step or '
-    'inference of a detector or segmentor on random images), or evaluation (of a detector on the '
-    'images of --data)'
-)
-
-
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog='python -m benchmarks',
-        description='Measure time and memory; each subject tells its options by --help.',
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    subjects = parser.add_subparsers(dest='subject', required=True, metavar='SUBJECT')
-    for run in (
-        run_case,
-        run_sweep,
-        run_suite,
-        run_layers,
-        run_backbones,
-        run_training,
-        run_evaluation,
-        run_depthwise,
-    ):
-        about = ' '.join(run.__doc__.split())
-        name = run.__name__.removeprefix('run_')
-        subject = subjects.add_parser(name, help=about, description=about)
-        subject.set_defaults(run=run)
-        OPTIONS[name](subject)
-    return parser.parse_args(arguments)
+JSON_HELP = 'write all results to this file, with machine, date and command'
 
 
 def add_case_options(parser: argparse.ArgumentParser) -> None:
-    """Add what describes a case, and how it is measured."""
-    parser.add_argument('case', help=CASE_HELP)
-    add = parser.add_argument_group('the case').add_argument
-    add('--mode', help='forward (default), or train: forward and backward')
-    add('--device', help='cpu (default), cuda, cuda:1 ...')
-    add(
-        '--dtype',
-        help='float32 (default), bfloat16, float16 or float64; a backbone and a detector compute '
-        'under autocast',
-    )
-    add('--layout', help='of the map: contiguous (default) or channels_last')
-    add(
+    """Add what describes a case, and how it is measured: the fields of its settings."""
+    cases = '; '.join(f'{name}: {what}' for name, what in CASES.items())
+    parser.add_argument('case', help=f'what is measured: {cases}')
+    parser.add_argument(
         '--shape',
         type=int,
         nargs='+',
@@ -74,43 +37,39 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
         help='N C H W of the map or the images; for a backbone, a detector and an evaluation also '
         'N SIZE or N H W (default: 1 64 128 128; backbone 2 3 512 512; detector 2 3 800 1280)',
     )
-    add('--attention', help='type of the attention layer (default: LSKA)')
-    add('--kernel-size', type=int, metavar='K', help="(default: the layer's own)")
-    add('--arch', help='of the VAN (default: tiny)')
-    add('--ffn-ratio', type=float, help='of the VAN block (default: 8)')
-    add('--config', help="path or name of a config (default: the paper's Mask R-CNN tiny)")
-    add('--data', metavar='FOLDER', help='images of an evaluation, in the layout of COCO')
-    add('--backend', help='what ours is to take: auto (default), or a form by name')
-    add('--fuse', action='store_true', help='fold ours for inference')
-    add = parser.add_argument_group('the measurement').add_argument
-    add('--compile', action='store_true', help='measure both by torch.compile as well')
-    add(
-        '--allocator',
-        help='what becomes of freed memory on the CPU: keep (default for op and layer), return, or '
-        'default, as the C library decides (default for the others)',
-    )
-    add('--threads', type=int, help='of PyTorch on the CPU (default: 1)')
-    add('--rounds', type=int, help='how often each variant is timed (default: 9)')
-    add(
-        '--max-seconds',
-        type=float,
-        metavar='S',
-        help='begin no further round after so many, once three are done (default: 60)',
-    )
-    add_json_option(parser)
+    for field in dataclasses.fields(Settings):
+        if field.metadata:
+            kind = field.metadata['kind']
+            how = dict(action='store_true') if kind is bool else dict(type=kind, metavar='X')
+            name = f'--{field.name.replace("_", "-")}'
+            parser.add_argument(name, default=field.default, help=field.metadata['help'], **how)
+    parser.add_argument('--json', metavar='FILE', help=JSON_HELP)
+
+
+def run_case(args: argparse.Namespace) -> None:
+    """Ours against the plain official order, in one process and in turns."""
+    from . import run
+
+    run.run_case(settings_of(args), args.json, command())
 
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     """Add those of a case, what is swept, and where the picture goes."""
     add_case_options(parser)
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         '--against',
         choices=['kernel-size', 'input-size'],
         required=True,
         help='what changes; kernel-size is that of four kinds of attention',
     )
-    add('--plot', metavar='FILE', required=True, help='PNG to draw the times into')
+    parser.add_argument('--plot', metavar='FILE', required=True, help='PNG to draw the times into')
+
+
+def run_sweep(args: argparse.Namespace) -> None:
+    """The same over kernel sizes or input sizes, as a picture."""
+    from . import run
+
+    run.run_sweep(settings_of(args), args.against, args.plot, args.json, command())
 
 
 def add_suite_options(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +78,8 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
     add('suite', help='cpu, gpu or maps')
     add('--data', metavar='FOLDER', help='images of an evaluation, in the layout of COCO')
     add('--only', metavar='WORDS', help='only the tables with these words in the title')
+    add('--no-compile', action='store_true', help='leave torch.compile out')
+    add('--max-minutes', type=float, default=float('inf'), metavar='M', help='begin no case later')
     add('--list', action='store_true', help='list the cases, measure nothing')
     add(
         '--from',
@@ -128,7 +89,20 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
         help='fill the tables with the results of these JSON files, measure nothing',
     )
     add('--docs', metavar='FILE', help='rewrite the tables of the suite in this document')
-    add_json_option(parser)
+    add('--json', metavar='FILE', help=f'{JSON_HELP}, after each case anew')
+
+
+def run_suite(args: argparse.Namespace) -> None:
+    """The cases of docs/benchmarks.md, each in a new process."""
+    from . import run
+
+    if args.docs and args.only:
+        raise ValueError('--docs takes all tables of a suite: leave --only out')
+    suite = run.choose_suite(args.suite, args.data, args.only, not args.no_compile)
+    if args.list or args.earlier:
+        run.look_suite_up(args.suite, suite, args.earlier or [], args.docs)
+    else:
+        run.run_suite(args.suite, suite, args.docs, args.json, command(), args.max_minutes)
 
 
 def add_layers_options(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +116,15 @@ def add_layers_options(parser: argparse.ArgumentParser) -> None:
     add('--figures', metavar='FOLDER', help='draw data flow and receptive fields into this folder')
 
 
+def run_layers(args: argparse.Namespace) -> None:
+    """All attention layers at equal input: size, work, memory and time."""
+    from . import layers
+
+    print(layers.layer_table(args.in_channels, args.shape, args.memory_shape, args.rounds))
+    if args.figures:
+        layers.draw_figures(args.figures)
+
+
 def add_backbones_options(parser: argparse.ArgumentParser) -> None:
     """Add the size of the image."""
     add_size(parser, '--shape', (512, 512), 'of the image')
@@ -149,18 +132,39 @@ def add_backbones_options(parser: argparse.ArgumentParser) -> None:
     add_rounds(parser, 7)
 
 
+def run_backbones(args: argparse.Namespace) -> None:
+    """All backbones at equal input: size, work, memory and time."""
+    from . import layers
+
+    print(layers.backbone_table(args.shape, args.memory_shape, args.rounds))
+
+
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Add the size of the batch."""
-    add_size(parser, '--shape', (512, 512), 'of the images')
     parser.add_argument('--batch-size', type=positive, default=2, metavar='N', help='(default: 2)')
+    add_size(parser, '--shape', (512, 512), 'of the images')
     add_rounds(parser, 7)
+
+
+def run_training(args: argparse.Namespace) -> None:
+    """What the training options cost and save: a training step of each backbone, on the CPU."""
+    from . import options
+
+    print(options.training_table((args.batch_size, 3, *args.shape), args.rounds))
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Add the number of images."""
     parser.add_argument(
-        '--images', type=positive, default=5000, help='images to make up (default: 5000)'
+        '--images', type=positive, default=5000, metavar='N', help='to make up (default: 5000)'
     )
+
+
+def run_evaluation(args: argparse.Namespace) -> None:
+    """Made-up results of a detector, evaluated with pycocotools and with faster-coco-eval."""
+    from . import options
+
+    print(options.evaluation_table(args.images))
 
 
 def add_depthwise_options(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +187,55 @@ def add_depthwise_options(parser: argparse.ArgumentParser) -> None:
         help='begin no further round of a row after so many, once three are done (default: 1)',
     )
     add('--no-compile', action='store_true', help='leave torch.compile out: seconds for each row')
-    add_json_option(parser)
+    add('--json', metavar='FILE', help=f'{JSON_HELP}, after each row anew')
+
+
+def run_depthwise(args: argparse.Namespace) -> None:
+    """PyTorch's own depth-wise convolutions on the maps of VAN-LSKA, one by one."""
+    from mmengine.utils import track_iter_progress
+
+    from . import depthwise, report, timing
+
+    cases = depthwise.list_cases(
+        args.arch, args.stage, args.batch_size, args.dtype, args.shape, args.kernel_size
+    )
+    device, rows = timing.find_device(args.device), []
+    for case in track_iter_progress(cases):
+        rows += depthwise.measure(
+            [case], device, args.rounds, not args.no_compile, args.max_seconds
+        )
+        if args.json:
+            records = [dataclasses.asdict(row) for row in rows]
+            report.write_json(args.json, command(), args.device, records)
+    print(f'\n{report.here_and_today(args.device)}\n\n{depthwise.table(rows)}')
+
+
+SUBJECTS = {
+    'case': (add_case_options, run_case),
+    'sweep': (add_sweep_options, run_sweep),
+    'suite': (add_suite_options, run_suite),
+    'layers': (add_layers_options, run_layers),
+    'backbones': (add_backbones_options, run_backbones),
+    'training': (add_training_options, run_training),
+    'evaluation': (add_evaluation_options, run_evaluation),
+    'depthwise': (add_depthwise_options, run_depthwise),
+}
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog='python -m benchmarks',
+        description='Measure time and memory; each subject tells its options by --help.',
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subjects = parser.add_subparsers(dest='subject', required=True, metavar='SUBJECT')
+    for name, (add_options, run) in SUBJECTS.items():
+        subject = subjects.add_parser(name, help=run.__doc__, description=run.__doc__)
+        add_options(subject)
+        subject.set_defaults(run=run)
+    return parser.parse_args(arguments)
 
 
 def add_size(
@@ -206,27 +258,9 @@ def add_rounds(parser: argparse.ArgumentParser, default: int) -> None:
         '--rounds',
         type=positive,
         default=default,
+        metavar='N',
         help=f'how often each is timed (default: {default})',
     )
-
-
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """Add the file of the results."""
-    parser.add_argument(
-        '--json', metavar='FILE', help='write all results to this file, with machine and command'
-    )
-
-
-OPTIONS = {
-    'case': add_case_options,
-    'sweep': add_sweep_options,
-    'suite': add_suite_options,
-    'layers': add_layers_options,
-    'backbones': add_backbones_options,
-    'training': add_training_options,
-    'evaluation': add_evaluation_options,
-    'depthwise': add_depthwise_options,
-}
 
 
 def positive(text: str) -> int:
@@ -242,107 +276,22 @@ def command() -> str:
     return shlex.join(['python', '-m', 'benchmarks', *sys.argv[1:]])
 
 
-def case_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """What was given of the fields of a case."""
-    own = ('subject', 'run', 'json', 'plot', 'against')
-    fields = {
-        name: value
-        for name, value in vars(args).items()
-        if name not in own and value not in (None, False)
-    }
-    if args.shape:
-        fields['shape'] = full_shape(args.shape)
-    return fields
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings of a case."""
+    names = {field.name for field in dataclasses.fields(Settings)}
+    values = {name: value for name, value in vars(args).items() if name in names}
+    return Settings(**values | dict(shape=full_shape(args.shape)))
 
 
-def full_shape(shape: Sequence[int]) -> tuple[int, ...]:
+def full_shape(shape: Sequence[int] | None) -> tuple[int, ...] | None:
     """Number, channels, height and width, where channels and width may be left out.
 
     >>> full_shape([2, 512]), full_shape([2, 64, 32, 16])
     ((2, 3, 512, 512), (2, 64, 32, 16))
     """
-    return (shape[0], 3, shape[1], shape[-1]) if len(shape) in (2, 3) else tuple(shape)
-
-
-def run_case(args: argparse.Namespace) -> None:
-    """Ours against the plain official order, in one process and in turns."""
-    from . import run
-
-    run.run_case(case_fields(args), args.json, command())
-
-
-def run_sweep(args: argparse.Namespace) -> None:
-    """The same over kernel sizes or input sizes, as a picture."""
-    from . import run
-
-    run.run_sweep(case_fields(args), args.against, args.plot, args.json, command())
-
-
-def run_suite(args: argparse.Namespace) -> None:
-    """The cases of docs/benchmarks.md, each in a new process."""
-    from . import run
-
-    if args.docs and args.only:
-        raise ValueError('--docs takes all tables of a suite: leave --only out')
-    options = {} if args.data is None else dict(data=args.data)
-    earlier = [] if args.list else args.earlier
-    run.run_suite(args.suite, options, args.only, earlier, args.docs, args.json, command())
-
-
-def run_layers(args: argparse.Namespace) -> None:
-    """All attention layers at equal input: size, work, memory and time."""
-    from . import comparison
-
-    print(
-        comparison.layer_table(
-            args.in_channels, tuple(args.shape), tuple(args.memory_shape), args.rounds
-        )
-    )
-    if args.figures:
-        comparison.draw_figures(args.figures)
-
-
-def run_backbones(args: argparse.Namespace) -> None:
-    """All backbones at equal input: size, work, memory and time."""
-    from . import comparison
-
-    print(comparison.backbone_table(tuple(args.shape), tuple(args.memory_shape), args.rounds))
-
-
-def run_training(args: argparse.Namespace) -> None:
-    """What the training options cost and save: a training step of each backbone, on the CPU."""
-    from . import option_costs
-
-    print(option_costs.training_table((args.batch_size, 3, *args.shape), args.rounds))
-
-
-def run_evaluation(args: argparse.Namespace) -> None:
-    """Made-up results of a detector, evaluated with pycocotools and with faster-coco-eval."""
-    from . import option_costs
-
-    print(option_costs.evaluation_table(args.images))
-
-
-def run_depthwise(args: argparse.Namespace) -> None:
-    """PyTorch's own depth-wise convolutions on the maps of VAN-LSKA, one by one."""
-    from mmengine.utils import track_iter_progress
-
-    from . import depthwise_baseline as baseline
-    from . import report
-
-    cases = baseline.list_cases(
-        args.arch, args.stage, args.batch_size, args.dtype, tuple(args.shape), args.kernel_size
-    )
-    baseline.find_device(args.device)
-    rows = []
-    for case in track_iter_progress(cases):
-        rows += baseline.measure(
-            [case], args.device, args.rounds, not args.no_compile, args.max_seconds
-        )
-        if args.json:
-            baseline.write_json(args.json, rows, command(), args.device)
-    print(f'\n{report.describe_machine(report.machine(args.device))}, {report.today()}\n')
-    print(baseline.table(rows))
+    if shape is None or len(shape) not in (2, 3):
+        return shape and tuple(shape)
+    return shape[0], 3, shape[1], shape[-1]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -28,8 +28,6 @@ TOLERANCES = {'float64': 1e-10, 'float32': 1e-4, 'float16': 1e-2, 'bfloat16': 5e
 LOOSE_TOLERANCES = {'loss': 1e-2, 'drawn_gradients': 0.2}
 # Names by which a user chooses the forms, by their modules.
 FORM_BACKENDS = {'reference': 'plain', 'onednn': 'cpu', 'triton_op': 'triton'}
-# Large enough to fill no cache.
-COPY_MEGABYTES = {'cpu': 128, 'cuda': 1024}
 
 
 @dataclass
@@ -63,45 +61,25 @@ class Result:
         return timing.ratios(self.samples[REFERENCE], self.samples[variant], clock or self.clock)
 
     def record(self) -> dict[str, Any]:
-        """All of it for a JSON file, times as medians and ratios as quartiles."""
+        """All of it for a JSON file, with times as medians and ratios as quartiles."""
         variants = {
             name: dict(
                 milliseconds=self.milliseconds(name),
                 speed_up=self.speed_up(name)._asdict(),
                 speed_up_by_the_wall=self.speed_up(name, 'wall')._asdict(),
                 rounds=len(samples),
-                samples=samples,
-                peak_bytes=self.bytes.get(name),
             )
             for name, samples in self.samples.items()
         }
-        return dict(
-            settings=asdict(self.settings),
-            clock=self.clock,
-            forms=self.forms,
-            errors=self.errors,
-            copy_share=self.copy_share,
-            variants=variants,
-        )
+        return asdict(self) | dict(variants=variants)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> 'Result':
         """The result that a record, read from a JSON file, is of."""
-        settings, variants = dict(record['settings']), record['variants']
-        settings['shape'] = tuple(settings['shape'])
-        return cls(
-            settings=Settings(**settings),
-            samples={
-                name: [Sample(*sample) for sample in variant['samples']]
-                for name, variant in variants.items()
-            },
-            bytes={
-                name: variant['peak_bytes']
-                for name, variant in variants.items()
-                if variant['peak_bytes'] is not None
-            },
-            **{name: record[name] for name in ('clock', 'forms', 'errors', 'copy_share')},
-        )
+        fields = {name: value for name, value in record.items() if name != 'variants'}
+        settings = dict(record['settings'], shape=tuple(record['settings']['shape']))
+        samples = {name: [Sample(*s) for s in taken] for name, taken in record['samples'].items()}
+        return cls(**fields | dict(settings=Settings(**settings), samples=samples))
 
 
 def measure(settings: Settings) -> Result:
@@ -120,7 +98,8 @@ def measure(settings: Settings) -> Result:
 def _measure(settings: Settings) -> Result:
     torch.set_num_threads(settings.threads)
     timing.set_allocator(settings.allocator)
-    device = torch.device(settings.device)
+    timing.forbid_tf32()
+    device = timing.find_device(settings.device)
     subject = make_subject(settings)
     modules, backends = subject.modules(), {'plain': 'plain', 'ours': settings.backend}
     forms, tensors = {}, {}
@@ -224,7 +203,7 @@ def check_errors(got: Tensors, wanted: Tensors, settings: Settings) -> dict[str,
 
 def copy_share(result: Result, x: torch.Tensor) -> float:
     """Time to copy the map at the bandwidth that was measured, as a share of the time of ours."""
-    bandwidth = timing.copy_bandwidth(x.device, x.dtype, COPY_MEGABYTES[x.device.type])
+    bandwidth = timing.copy_bandwidth(x.device, x.dtype)
     return 2 * x.nbytes / bandwidth / (result.milliseconds(OURS) / 1e3)
 
 

@@ -1,76 +1,32 @@
-"""Results as tables, JSON and marked parts of a document."""
+"""Tables, JSON files and the generated parts of documents."""
 
 import datetime
 import json
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from .measure import AGAIN, COMPILED, OURS, OURS_COMPILED, REFERENCE, Result
-from .settings import Settings
-
-HEADER = (
-    'what',
-    'mode',
-    'map',
-    'computed by',
-    'official (ms)',
-    'ours (ms)',
-    'speed-up',
-    'by the clock',
-    'noise',
-    'memory (MiB)',
-    'error',
-)
-COMPILED_HEADER = ('official compiled', 'ours compiled', 'share of copy')
-Rows = Sequence[Result | tuple[Settings, str]]
+from tabulate import tabulate
 
 
-def table(rows: Rows, with_compiled: bool = False) -> str:
-    """Markdown table of results, and of settings with the reason why they have no result."""
-    header = [*HEADER, *(COMPILED_HEADER if with_compiled else ())]
-    lines = [header, [':--'] * 4 + ['--:'] * (len(header) - 4)]
-    for row in rows:
-        cells = measured(row, with_compiled) if isinstance(row, Result) else unmeasured(*row)
-        lines.append(cells + [''] * (len(header) - len(cells)))
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+def table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table.
 
-
-def measured(result: Result, with_compiled: bool) -> list[str]:
-    """Cells of a result."""
-    ours, noise = result.speed_up(), result.speed_up(AGAIN)
-    memory = [f'{result.bytes[name] / 2**20:.1f}' for name in (REFERENCE, OURS)]
-    cells = [
-        *names(result.settings),
-        ', '.join(result.forms) or '–',
-        *(number(result.milliseconds(name)) for name in (REFERENCE, OURS)),
-        f'**{ours.median:.2f}** [{ours.lower:.2f}, {ours.upper:.2f}]',
-        f'{result.speed_up(clock="wall").median:.2f}',
-        f'{noise.median:.2f} [{noise.lower:.2f}, {noise.upper:.2f}]',
-        ' → '.join(memory),
-        f'{max(result.errors.values()):.0e}' if result.errors else '–',
-    ]
-    if with_compiled:
-        for name in (COMPILED, OURS_COMPILED):
-            cells.append(f'{result.speed_up(name).median:.2f}' if name in result.samples else '–')
-        share = result.copy_share
-        cells.append('–' if share is None else f'{100 * share:.0f} %')
-    return cells
-
-
-def unmeasured(settings: Settings, reason: str) -> list[str]:
-    """Cells of settings that were not measured."""
-    return [*names(settings), reason]
-
-
-def names(settings: Settings) -> list[str]:
-    """What was measured, in cells."""
-    return [settings.name, settings.mode, settings.map_name]
+    Args:
+        columns: Alignment of each column, 'left' or 'right', by its title.
+        rows: Cells; those that a row lacks at its end stay empty.
+    """
+    return tabulate(
+        [[*row, *[''] * (len(columns) - len(row))] for row in rows],
+        list(columns),
+        tablefmt='pipe',
+        colalign=list(columns.values()),
+        disable_numparse=True,
+    )
 
 
 def number(value: float) -> str:
@@ -116,25 +72,27 @@ def describe_machine(found: Mapping[str, Any]) -> str:
     )
 
 
+def here_and_today(device: str) -> str:
+    """This machine and the date, in one line."""
+    return f'{describe_machine(machine(device))}, {today()}'
+
+
 def today() -> str:
     """The date, as in a text."""
     return datetime.date.today().isoformat()
 
 
-def write_json(path: str | Path, results: Sequence[Result], command: str, device: str) -> None:
-    """Write all results with their settings, the machine, the date and the command."""
-    record = dict(
-        command=command,
-        date=today(),
-        machine=machine(device),
-        results=[result.record() for result in results],
-    )
+def write_json(
+    path: str | Path, command: str, device: str, results: Sequence[dict[str, Any]]
+) -> None:
+    """Write results with the machine, the date and the command."""
+    record = dict(command=command, date=today(), machine=machine(device), results=results)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + '\n')
 
 
-def read_json(paths: Sequence[str | Path]) -> tuple[list[Result], str]:
+def read_json(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], str]:
     """Read what :func:`write_json` wrote, from one file or several of one machine.
 
     Returns:
@@ -147,7 +105,7 @@ def read_json(paths: Sequence[str | Path]) -> tuple[list[Result], str]:
     machines = sorted({describe_machine(record['machine']) for record in records})
     if len(machines) != 1:
         raise ValueError(f'these results are not of one machine: {"; ".join(machines)}')
-    results = [Result.from_record(result) for record in records for result in record['results']]
+    results = [result for record in records for result in record['results']]
     return results, f'{machines[0]}, {max(record["date"] for record in records)}'
 
 

@@ -54,7 +54,7 @@ class MapSubject:
         torch.manual_seed(0)
         self.module = build_module(settings).train(settings.train)
         randomize_norms(self.module)
-        dtype = torch.float32 if settings.autocast else settings.torch_dtype
+        dtype = torch.float32 if settings.autocast else getattr(torch, settings.dtype)
         self.module.to(self.device, dtype)
         layout = getattr(torch, f'{settings.layout}_format', torch.channels_last)
         x = torch.randn(settings.shape).to(self.device, dtype)
@@ -168,7 +168,7 @@ def autocast(settings: Settings) -> Iterator[None]:
     if not settings.autocast:
         yield
         return
-    with torch.autocast(torch.device(settings.device).type, settings.torch_dtype):
+    with torch.autocast(torch.device(settings.device).type, getattr(torch, settings.dtype)):
         yield
 
 

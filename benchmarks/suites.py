@@ -1,13 +1,8 @@
-"""Which cases are measured together, and the text that comes of them."""
+"""Which cases are measured together."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from itertools import product
 
-import torch
-
-from . import report
-from .measure import Result, measure_apart
 from .settings import KINDS, Settings
 
 Suite = dict[str, list[Settings]]
@@ -16,7 +11,6 @@ COMMANDS = {
     'gpu': 'make bench-gpu',
     'maps': 'python -m benchmarks suite maps',
 }
-NOT_MEASURED = 'not measured'
 DEMO = 'mask-rcnn_van-lska-nano_fpn_demo_digits'
 SEGMENTOR = 'fpn_van-lska-tiny_4xb4-80k_ade20k-512x512'
 MASK_RCNN = 'mask-rcnn_van-lska-{}_fpn_1x_coco'
@@ -135,87 +129,3 @@ def stage_maps(
         for size in sizes
         for stride, width in channels.items()
     ]
-
-
-def run_suite(
-    suite: Mapping[str, list[Settings]], tell: Callable[[str], None]
-) -> dict[str, report.Rows]:
-    """Measure all cases, each in a process of its own.
-
-    Args:
-        suite: Settings by the title of their table.
-        tell: Is given a line about each case once it is done.
-
-    Returns:
-        Results by title; in place of a result that cannot be had here the settings and the reason.
-    """
-    number, total = 0, sum(map(len, suite.values()))
-    rows: dict[str, report.Rows] = {}
-    for title, cases in suite.items():
-        rows[title] = []
-        for settings in cases:
-            number += 1
-            start = time.monotonic()
-            rows[title].append(measure_or_tell(settings))
-            tell(
-                f'[{number}/{total}] {settings.name}, {settings.mode}, {settings.map_name}: '
-                f'{time.monotonic() - start:.0f} s'
-            )
-    return rows
-
-
-def measure_or_tell(settings: Settings) -> Result | tuple[Settings, str]:
-    """The result, or why this machine cannot give it."""
-    if missing := settings.what_is_missing():
-        return settings, f'{NOT_MEASURED}: {missing}'
-    try:
-        return measure_apart(settings)
-    except ImportError as error:
-        return settings, f'{NOT_MEASURED}: {error}'
-    except torch.cuda.OutOfMemoryError:
-        return settings, f'{NOT_MEASURED}: out of memory'
-
-
-def look_up(
-    suite: Mapping[str, list[Settings]], results: Sequence[Result]
-) -> dict[str, report.Rows]:
-    """The cases of a suite with those results that were had before."""
-    found = {result.settings: result for result in results}
-    return {
-        title: [found.get(settings, (settings, NOT_MEASURED)) for settings in cases]
-        for title, cases in suite.items()
-    }
-
-
-def choose_tables(suite: Suite, words: str | None) -> Suite:
-    """The tables whose title holds some words; all without.
-
-    Raises:
-        ValueError: If there is none. The message names all.
-    """
-    chosen = {title: cases for title, cases in suite.items() if (words or '') in title}
-    if not chosen:
-        raise ValueError(f'no table has {words!r} in its title: there are {"; ".join(suite)}')
-    return chosen
-
-
-def results_of(tables: Mapping[str, report.Rows]) -> list[Result]:
-    """What was measured, in one list."""
-    return [row for rows in tables.values() for row in rows if isinstance(row, Result)]
-
-
-def text_of(name: str, tables: Mapping[str, report.Rows], machine: str | None) -> str:
-    """The tables with their titles, and where, when and how they were made.
-
-    Args:
-        name: Name of the suite.
-        tables: Rows by title.
-        machine: What they were measured on, and when; None if they were not.
-    """
-    if machine is None:
-        lines = [f'Nothing was measured yet. `{COMMANDS[name]}` fills these tables.']
-    else:
-        lines = [f'Measured by `{COMMANDS[name]}` on {machine}.']
-    for title, rows in tables.items():
-        lines += [f'### {title}', report.table(rows, with_compiled=name == 'gpu')]
-    return '\n\n'.join(lines)

@@ -1,6 +1,7 @@
 """Time and memory of functions that compute the same thing in different ways."""
 
 import ctypes
+import functools
 import gc
 import json
 import math
@@ -21,6 +22,8 @@ LEAST_ROUNDS = 3
 # Options of mallopt() of the GNU C library, and their values.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 ALLOCATORS = {'keep': 2**30, 'return': 2**16}
+# What is copied to measure the bandwidth: large enough to fill no cache.
+COPY_MEGABYTES = {'cpu': 128, 'cuda': 1024}
 
 
 class Sample(NamedTuple):
@@ -78,6 +81,28 @@ def set_allocator(name: str) -> bool:
         return False
     size = ALLOCATORS[name]
     return all([mallopt(M_MMAP_THRESHOLD, size), mallopt(M_TRIM_THRESHOLD, size)])
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        ValueError: If it is neither a CPU nor a GPU that is there.
+    """
+    device = torch.device(name)
+    if device.type not in COPY_MEGABYTES:
+        raise ValueError(f"device {name!r} is not measured: choose 'cpu' or 'cuda'")
+    number = torch.cuda.device_count()
+    if device.type == 'cuda' and (device.index or 0) >= number:
+        raise ValueError(
+            f"device {name!r} is not there: PyTorch sees {number} CUDA devices; 'cpu' is always one"
+        )
+    return device
+
+
+def forbid_tf32() -> None:
+    """Let a GPU compute float32 as float32; by default its convolutions round to 10 bits."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def headline_clock(device: torch.device, threads: int) -> str:
@@ -166,6 +191,16 @@ def ratios(reference: Sequence[Sample], other: Sequence[Sample], clock: str) -> 
     return Spread.of(getattr(a, clock) / getattr(b, clock) for a, b in pairs)
 
 
+def relative_times(
+    runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, float]:
+    """Times as multiples of the first one's: medians of the ratios within rounds, in turns."""
+    samples = time_rounds(runs, rounds, device)
+    reference = next(iter(samples.values()))
+    clock = headline_clock(device, torch.get_num_threads())
+    return {name: ratios(taken, reference, clock).median for name, taken in samples.items()}
+
+
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     """Largest number of bytes that tensors made by a call take at once, results included.
 
@@ -202,10 +237,11 @@ def _allocations(profile: torch.profiler.profile) -> list[int]:
     return [event['args']['Bytes'] for event in changes if event['args']['Device Type'] == 0]
 
 
-def copy_bandwidth(device: torch.device, dtype: torch.dtype, megabytes: int) -> float:
+@functools.cache
+def copy_bandwidth(device: torch.device, dtype: torch.dtype) -> float:
     """Bytes a second, read and written, of the copy of a large tensor: the median of nine."""
-    itemsize = torch.empty((), dtype=dtype).element_size()
-    source = torch.ones(megabytes * 2**20 // itemsize, dtype=dtype, device=device)
+    source = torch.ones(COPY_MEGABYTES[device.type] * 2**20 // dtype.itemsize, dtype=dtype)
+    source = source.to(device)
     target = torch.empty_like(source)
     samples = time_rounds({'copy': lambda: target.copy_(source)}, 9, device)['copy']
     return 2 * source.nbytes / statistics.median(sample.busy for sample in samples)

@@ -5,7 +5,7 @@ import copy
 import functools
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import PixelData
 from torch import nn
 
 from mmlska.deploy import fuse
@@ -50,15 +50,13 @@ class StepSubject:
 
     def make_batch(self) -> dict[str, Any]:
         """Random images with random objects, the same each time."""
-        number, channels, height, width = self.settings.shape
-        random = np.random.default_rng(0)
-        images = [
-            torch.from_numpy(random.integers(0, 256, (channels, height, width), np.uint8))
-            for _ in range(number)
-        ]
-        sample = segmented if hasattr(self.model, 'decode_head') else detected
-        samples = [sample(self.model, random, height, width) for _ in images]
-        return dict(inputs=images, data_samples=samples)
+        number, *shape = self.settings.shape
+        if hasattr(self.model, 'decode_head'):
+            return random_segments(number, shape, self.model.decode_head.num_classes)
+        from mmdet.testing import demo_mm_inputs
+
+        classes = number_of_classes(self.model)
+        return demo_mm_inputs(number, tuple(shape), [OBJECTS] * number, classes, with_mask=True)
 
     def modules(self) -> dict[str, nn.Module]:
         """The model as it is, and as our side runs it."""
@@ -198,38 +196,17 @@ def with_maps(model: nn.Module, run: Callable[[], Any]) -> tuple[Any, list[torch
         handle.remove()
 
 
-def detected(model: nn.Module, random: np.random.Generator, height: int, width: int) -> Any:
-    """A sample with boxes, labels and masks at random places."""
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-
-    corners = random.uniform(0, 0.5, (OBJECTS, 2))
-    sizes = random.uniform(0.1, 0.5, (OBJECTS, 2))
-    boxes = np.concatenate([corners, corners + sizes], 1) * [width, height, width, height]
-    masks = np.zeros((OBJECTS, height, width), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
-        mask[top:bottom, left:right] = 1
-    instances = InstanceData(
-        bboxes=torch.from_numpy(boxes).float(),
-        labels=torch.from_numpy(random.integers(0, number_of_classes(model), OBJECTS)),
-        masks=BitmapMasks(masks, height, width),
-    )
-    sample = DetDataSample(metainfo=image_info(height, width))
-    sample.gt_instances, sample.ignored_instances = (
-        instances,
-        InstanceData(bboxes=torch.empty(0, 4)),
-    )
-    return sample
-
-
-def segmented(model: nn.Module, random: np.random.Generator, height: int, width: int) -> Any:
-    """A sample with a random label at each position."""
+def random_segments(number: int, shape: Sequence[int], classes: int) -> dict[str, Any]:
+    """Random images ``(C, H, W)`` with a random label at each position."""
     from mmseg.structures import SegDataSample
 
-    labels = random.integers(0, model.decode_head.num_classes, (1, height, width))
-    sample = SegDataSample(metainfo=image_info(height, width))
-    sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels))
-    return sample
+    random, (_, *size) = np.random.default_rng(0), shape
+    inputs = [torch.from_numpy(random.integers(0, 256, shape, np.uint8)) for _ in range(number)]
+    metainfo, samples = dict(img_shape=size, ori_shape=size, pad_shape=size), []
+    for _ in inputs:
+        labels = torch.from_numpy(random.integers(0, classes, (1, *size)))
+        samples.append(SegDataSample(metainfo=metainfo, gt_sem_seg=PixelData(data=labels)))
+    return dict(inputs=inputs, data_samples=samples)
 
 
 def number_of_classes(model: nn.Module) -> int:
@@ -238,18 +215,3 @@ def number_of_classes(model: nn.Module) -> int:
         head = model.roi_head.bbox_head
         return (head[0] if isinstance(head, nn.ModuleList) else head).num_classes
     return model.bbox_head.num_classes
-
-
-def image_info(height: int, width: int) -> dict[str, Any]:
-    """What the pipelines tell of an image that was not resized."""
-    size = (height, width)
-    return dict(
-        img_shape=size,
-        ori_shape=size,
-        pad_shape=size,
-        batch_input_shape=size,
-        scale_factor=(1.0, 1.0),
-        flip=False,
-        img_id=0,
-        img_path='',
-    )

@@ -20,7 +20,7 @@ requirements = pytest.importorskip('packaging.requirements')
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUILT_FROM = (
     *('setup.cfg', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml'),
-    *('mmlska', 'configs', 'tools'),
+    *('mmlska', 'configs', 'tools', 'benchmarks'),
 )
 LEAVINGS = ('build', 'mmlska.egg-info')
 PYTHONS = ('3.10', '3.11', '3.12')
@@ -108,6 +108,7 @@ def test_wheel_holds_package_and_mim_contents_only(checkout, tmp_path):
     wheel = build_wheel(checkout, tmp_path / 'dist')
     assert wheel.name == f'mmlska-{__version__}-py3-none-any.whl'
     assert contents(wheel) == expected_files(checkout)
+    assert not any('benchmarks' in name for name in contents(wheel))
     made = {path for path in files_below(checkout) - before if not path.startswith(LEAVINGS)}
     assert made == set()
 
@@ -165,7 +166,9 @@ def test_source_archive_builds_the_same_wheel(checkout, tmp_path):
     with tarfile.open(archive) as opened:
         opened.extractall(tmp_path, filter='data')
     unpacked = tmp_path / f'mmlska-{__version__}'
-    assert expected_files(checkout) <= files_below(unpacked)
+    measuring = {f'benchmarks/{path}' for path in files_below(checkout / 'benchmarks')}
+    assert 'benchmarks/__main__.py' in measuring
+    assert expected_files(checkout) | measuring <= files_below(unpacked)
     assert not (checkout / 'mmlska' / '.mim').exists()
     assert contents(build_wheel(unpacked, tmp_path / 'dist')) == expected_files(checkout)
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from benchmarks.comparison import saved_bytes
+from benchmarks.layers import saved_bytes
 from benchmarks.timing import peak_bytes
 from mmlska.analysis.complexity import count_macs, count_params, meta_input
 from mmlska.models import LSKA

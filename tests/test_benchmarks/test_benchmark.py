@@ -1,6 +1,6 @@
 import json
 import math
-import shlex
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +31,12 @@ def same_threads():
 
 
 # Timing
+
+
+def test_times_are_multiples_of_the_first_ones(monkeypatch):
+    samples = dict(a=[Sample(2, 9), Sample(4, 9)], b=[Sample(3, 9), Sample(6, 9)])
+    monkeypatch.setattr(timing, 'time_rounds', lambda runs, rounds, device: samples)
+    assert timing.relative_times({}, 2, CPU) == dict(a=1, b=1.5)
 
 
 def test_every_round_runs_each_function_once_in_changing_order(monkeypatch):
@@ -123,8 +129,8 @@ def test_relative_errors_are_of_the_norm():
     assert math.isnan(timing.relative_error([torch.tensor([math.nan])], [torch.ones(1)]))
 
 
-def test_the_bandwidth_is_what_a_copy_reads_and_writes():
-    bandwidth = timing.copy_bandwidth(CPU, torch.float32, 1)
+def test_the_bandwidth_is_what_a_copy_reads_and_writes(small_copies):
+    bandwidth = timing.copy_bandwidth(CPU, torch.float32)
     assert 1e7 < bandwidth < 1e14
 
 
@@ -172,9 +178,9 @@ def test_impossible_settings_are_named(changes, message):
 
 
 def test_a_device_that_is_absent_is_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(ValueError, match=r"device 'cuda': .*no CUDA device"):
-        TINY.but(device='cuda').check()
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    with pytest.raises(ValueError, match=r"device 'cuda' is not there: PyTorch sees 0 CUDA"):
+        measure.measure(TINY.but(device='cuda'))
 
 
 def test_unknown_layers_and_sizes_are_named():
@@ -303,8 +309,7 @@ def test_the_folded_block_is_compared_with_the_unfolded_one():
     assert result.settings.name == 'VAN block, LSKA k=7, FFN ×8, folded'
 
 
-def test_an_op_is_compared_with_a_copy(monkeypatch):
-    monkeypatch.setattr(measure, 'COPY_MEGABYTES', {'cpu': 1})
+def test_an_op_is_compared_with_a_copy(small_copies):
     result = measure.measure(TINY.but(case='op'))
     assert 0 < result.copy_share < 1
     assert measure.measure(TINY).copy_share is None
@@ -324,7 +329,7 @@ def test_each_compiled_side_has_a_compiler_of_its_own(monkeypatch):
     result = measure.measure(TINY.but(compile=True))
     assert len(compilers) == 2 and compilers[0] != compilers[1]
     assert list(result.samples)[3:] == [measure.COMPILED, measure.OURS_COMPILED]
-    table = report.table([result], with_compiled=True)
+    table = run.table([result], with_compiled=True)
     assert len({line.count('|') for line in table.splitlines()}) == 1
 
 
@@ -391,8 +396,7 @@ def test_an_evaluation_reads_predicts_and_gives_the_metric(shared):
 
 
 @pytest.mark.parametrize('name', suites.SUITES)
-def test_every_case_of_a_suite_is_possible_and_there_once(name, monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+def test_every_case_of_a_suite_is_possible_and_there_once(name):
     cases = [one for part in suites.SUITES[name](None).values() for one in part]
     for settings in cases:
         settings.check()
@@ -413,7 +417,7 @@ def test_the_gpu_suite_has_all_that_is_to_be_compared():
     assert sizes == {(512, 512), (800, 1280)}
 
 
-def test_a_case_of_the_gpu_suite_runs_on_the_cpu_too():
+def test_a_case_of_the_gpu_suite_runs_on_the_cpu_too(small_copies):
     (first, *_) = suites.gpu_suite()['Cascade of LSKA at the stages of VAN-base']
     small = first.but(device='cpu', shape=(2, 8, 9, 11), compile=False, rounds=1)
     assert measure.measure(small).errors['outputs'] < 0.05
@@ -428,27 +432,69 @@ def test_the_cpu_suite_has_the_kinds_layouts_and_whole_models():
     assert {one.attention for part in suites.maps_suite().values() for one in part} == set(KINDS)
 
 
-def test_what_cannot_be_measured_is_said(monkeypatch):
-    row = suites.measure_or_tell(Settings('evaluation'))
+@pytest.fixture
+def one_case(monkeypatch):
+    """A suite of one small case, measured in this process."""
+    monkeypatch.setattr(run, 'measure_apart', measure.measure)
+    return {'One': [TINY]}
+
+
+def squeezed(text):
+    """Tables without the blanks that align their columns."""
+    return re.sub(' +', ' ', text)
+
+
+def test_what_cannot_be_measured_is_said(one_case, monkeypatch, capsys):
+    row = run.measure_or_tell(Settings('evaluation'))
     assert row[1] == 'not measured: no folder of images was given'
 
     def fail(settings):
         raise ImportError('mmdet is not installed')
 
-    monkeypatch.setattr(suites, 'measure_apart', fail)
-    tables = suites.run_suite({'One': [TINY]}, lambda line: None)
-    assert tables['One'] == [(TINY, 'not measured: mmdet is not installed')]
-    text = suites.text_of('cpu', tables, 'a machine')
+    monkeypatch.setattr(run, 'measure_apart', fail)
+    run.run_suite('cpu', one_case)
+    text = squeezed(capsys.readouterr().out)
     assert '| LSKA k=7 | forward | 1×8×12×10 | not measured: mmdet is not installed |' in text
-    assert suites.results_of(tables) == []
 
 
-def test_tables_are_chosen_by_words_in_their_title():
-    suite = {'Small maps': [], 'Whole models': []}
-    assert list(suites.choose_tables(suite, 'models')) == ['Whole models']
-    assert suites.choose_tables(suite, None) == suite
-    with pytest.raises(ValueError, match=r"'layers'.*there are Small maps; Whole models"):
-        suites.choose_tables(suite, 'layers')
+def test_a_case_that_fails_is_listed_and_the_others_go_on(one_case, capsys, tmp_path):
+    broken, other = TINY.but(kernel_size=9), TINY.but(mode='train')
+    record = tmp_path / 'record.json'
+    with pytest.raises(SystemExit, match=r'LSKA k=9, forward, 1×8×12×10: failed: ValueError: '):
+        run.run_suite('cpu', {'One': [broken, other]}, json=str(record))
+    text = squeezed(capsys.readouterr().out)
+    assert '| LSKA k=9 | forward | 1×8×12×10 | failed: ValueError: ' in text
+    assert '| LSKA k=7 | train | 1×8×12×10 | plain |' in text
+    (result,) = json.loads(record.read_text())['results']
+    assert result['settings']['mode'] == 'train'
+
+
+def test_results_are_on_the_disk_before_the_next_case_begins(monkeypatch, tmp_path):
+    record, found = tmp_path / 'record.json', []
+
+    def look(settings):
+        found.append(len(json.loads(record.read_text())['results']) if found else 0)
+        return measure.measure(settings)
+
+    monkeypatch.setattr(run, 'measure_apart', look)
+    run.run_suite('cpu', {'One': [TINY, TINY.but(mode='train')]}, json=str(record))
+    assert found == [0, 1]
+
+
+def test_no_case_begins_after_the_last_minute(one_case, capsys):
+    run.run_suite('cpu', one_case, max_minutes=-1)
+    assert 'not measured: -1 minutes were over' in capsys.readouterr().out
+
+
+def test_tables_are_chosen_by_words_in_their_title_and_without_compiling():
+    assert list(run.choose_suite('cpu', None, 'models', True)) == ['Whole models']
+    assert run.choose_suite('cpu', None, None, True) == suites.cpu_suite()
+    with pytest.raises(ValueError, match=r"'layers'.*there are LSKA, one layer; Depth-wise"):
+        run.choose_suite('cpu', None, 'layers', True)
+    with pytest.raises(ValueError, match="no suite 'gup': there are cpu, gpu, maps; did you mean"):
+        run.choose_suite('gup', None, None, True)
+    cases = run.choose_suite('gpu', None, 'Blocks', False)['Blocks of VAN-base']
+    assert cases and not any(one.compile for one in cases)
 
 
 def test_the_document_has_a_part_for_each_suite_that_is_documented():
@@ -478,41 +524,34 @@ def test_a_document_without_the_part_stays_as_it_is(text, tmp_path):
 
 
 def test_a_suite_is_listed_and_documented_without_measuring(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    path = tmp_path / 'page.md'
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    path, suite = tmp_path / 'page.md', suites.gpu_suite()
     path.write_text('\n'.join(report.markers('gpu')))
-    run.run_suite('gpu', {}, earlier=[], docs=str(path))
-    number = sum(map(len, suites.gpu_suite().values()))
-    assert capsys.readouterr().out.count('| not measured |') == number
-    assert path.read_text().count('| not measured |') == number
+    run.look_suite_up('gpu', suite, [], str(path))
+    number = sum(map(len, suite.values()))
+    assert squeezed(capsys.readouterr().out).count('| not measured |') == number
+    assert squeezed(path.read_text()).count('| not measured |') == number
     assert 'Nothing was measured yet' in path.read_text()
-    with pytest.raises(ValueError, match='no CUDA device'):
-        run.run_suite('gpu', {})
-    with pytest.raises(ValueError, match="no suite 'gup': there are cpu, gpu, maps; did you mean"):
-        run.run_suite('gup', {})
+    with pytest.raises(ValueError, match='sees 0 CUDA devices'):
+        run.run_suite('gpu', suite)
 
 
-def test_a_suite_is_measured_into_document_and_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(suites.SUITES, 'cpu', lambda data: {'One': [TINY]})
-    monkeypatch.setattr(suites, 'measure_apart', measure.measure)
+def test_a_suite_is_measured_into_document_and_json(one_case, tmp_path, capsys):
     page, record = tmp_path / 'page.md', tmp_path / 'new' / 'record.json'
     page.write_text('\n'.join(report.markers('cpu')))
-    run.run_suite('cpu', {}, docs=str(page), json=str(record), command='the command')
+    run.run_suite('cpu', one_case, str(page), str(record), 'the command')
     text = page.read_text()
-    assert text.count('| LSKA k=7 | forward | 1×8×12×10 | plain |') == 1
+    assert squeezed(text).count('| LSKA k=7 | forward | 1×8×12×10 | plain |') == 1
     assert 'Measured by `make bench` on' in text
     found = json.loads(record.read_text())
     assert found['command'] == 'the command' and found['results'][0]['settings']['kernel_size'] == 7
     assert '[1/1] LSKA k=7, forward' in capsys.readouterr().err
 
     # From the record come the same tables; what it does not hold is not measured.
-    other = TINY.but(mode='train')
-    monkeypatch.setitem(suites.SUITES, 'cpu', lambda data: {'One': [TINY]})
-    run.run_suite('cpu', {}, earlier=[str(record)], docs=str(page))
+    run.look_suite_up('cpu', one_case, [str(record)], str(page))
     assert page.read_text() == text
-    monkeypatch.setitem(suites.SUITES, 'cpu', lambda data: {'One': [other, TINY]})
-    run.run_suite('cpu', {}, earlier=[str(record)], docs=str(page))
-    assert '| LSKA k=7 | train | 1×8×12×10 | not measured |' in page.read_text()
+    run.look_suite_up('cpu', {'One': [TINY.but(mode='train'), TINY]}, [str(record)], str(page))
+    assert '| LSKA k=7 | train | 1×8×12×10 | not measured |' in squeezed(page.read_text())
     elsewhere = tmp_path / 'elsewhere.json'
     elsewhere.write_text(record.read_text().replace(found['machine']['processor'], 'abacus'))
     with pytest.raises(ValueError, match=r'not of one machine: .*abacus'):
@@ -521,7 +560,7 @@ def test_a_suite_is_measured_into_document_and_json(tmp_path, capsys, monkeypatc
 
 def test_json_holds_settings_machine_and_quartiles(tmp_path):
     path = tmp_path / 'results.json'
-    report.write_json(path, [measure.measure(TINY)], shlex.join(['python', 'x.py']), 'cpu')
+    report.write_json(path, 'x', 'cpu', [measure.measure(TINY).record()])
     found = json.loads(path.read_text())
     assert found['machine']['torch'] == torch.__version__ and found['machine']['processor']
     (result,) = found['results']
@@ -529,7 +568,7 @@ def test_json_holds_settings_machine_and_quartiles(tmp_path):
     ours = result['variants']['ours']
     quartiles = ours['speed_up']
     assert quartiles['lower'] <= quartiles['median'] <= quartiles['upper']
-    assert ours['rounds'] == 2 and ours['peak_bytes'] > 0
+    assert ours['rounds'] == 2 and result['bytes']['ours'] > 0
 
 
 @pytest.mark.slow
@@ -539,14 +578,14 @@ def test_a_sweep_draws_both_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(run, 'measure_apart', measure.measure)
     monkeypatch.setattr(figures, 'KERNEL_SIZES', (7, 11))
     monkeypatch.setattr(figures, 'SIDES', (8, 16))
-    options = dict(case='layer', shape=(1, 4, 9, 9), rounds=1)
+    settings = Settings('layer', shape=(1, 4, 9, 9), rounds=1)
     for against, extra in (('kernel-size', {}), ('input-size', dict(kernel_size=7))):
         path = tmp_path / 'pictures' / f'{against}.png'
-        run.run_sweep({**options, **extra}, against, str(path), None, 'command')
+        run.run_sweep(settings.but(**extra), against, str(path), None, 'command')
         picture = cv2.imread(str(path))
         assert picture.shape[0] > 400 and picture.std() > 10
     with pytest.raises(ValueError, match="op, layer or block, got 'backbone'"):
-        run.run_sweep(dict(case='backbone'), 'kernel-size', 'x.png', None, 'command')
+        run.run_sweep(Settings('backbone'), 'kernel-size', 'x.png', None, 'command')
 
 
 def test_sweeps_cover_the_kinds_and_both_modes():

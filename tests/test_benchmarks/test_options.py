@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.option_costs import peak_memory, step_times
+from benchmarks.options import peak_memory, step_times
 
 SHAPE = (1, 3, 256, 256)
 
@@ -15,7 +15,7 @@ def test_recomputation_saves_memory():
 
 
 def test_recomputation_takes_another_forward_pass():
-    with_cp, *others = step_times('GhostNetV2 1.0x', (1, 3, 64, 64), 5)
+    with_cp, *others = step_times('GhostNetV2 1.0x', (1, 3, 64, 64), 3)
     # Wide bounds, for other processes disturb the times.
     assert 0.9 < with_cp < 5
     assert len(others) == 3 and all(ratio > 0 for ratio in others)

@@ -1,7 +1,5 @@
 """Layers and backbones side by side: size, work, memory and time at equal input."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from mmlska.analysis.complexity import count_macs, count_params
 from mmlska.layers.build import build_layer
 from mmlska.models import VAN, ContainerLight, ContextAggregation, GhostNetV2
 
+from . import report, timing
 from .layer_figures import draw_data_flows, draw_receptive_fields
 
 # Layers by name, with the side of what one output position sees, in positions of the map.
@@ -39,6 +38,19 @@ BACKBONES = {
     'GhostNetV2 1.3x': lambda: GhostNetV2(1.3),
     'GhostNetV2 1.6x': lambda: GhostNetV2(1.6),
     'ContainerLight': lambda: ContainerLight(),
+}
+# Cells of a row by the titles of their columns.
+LAYER_CELLS = {
+    'parameters (K)': lambda row: f'{row.params / 1e3:.2f}',
+    'multiply-adds (M)': lambda row: f'{row.macs / 1e6:.1f}',
+    'kept for backward (MiB)': lambda row: f'{row.saved_bytes / 2**20:.1f}',
+    'time': lambda row: f'{row.ratio:.2f}',
+}
+BACKBONE_CELLS = {
+    'parameters (M)': lambda row: f'{row.params / 1e6:.2f}',
+    'multiply-adds (G)': lambda row: f'{row.macs / 1e9:.2f}',
+    'kept for backward (GiB)': lambda row: f'{row.saved_bytes / 2**30:.2f}',
+    'time': lambda row: f'{row.ratio:.2f}',
 }
 
 
@@ -66,49 +78,34 @@ def layer_modules(in_channels: int) -> dict[str, nn.Module]:
     return {name: build_layer(cfg, in_channels) for name, (cfg, _) in LAYERS.items()}
 
 
-def backbone_modules() -> dict[str, nn.Module]:
-    """The backbones of the table."""
-    return {name: build() for name, build in BACKBONES.items()}
-
-
 def layer_table(
     in_channels: int, shape: tuple[int, int], memory_shape: tuple[int, int], rounds: int
 ) -> str:
     """Markdown table of the layers, see :func:`compare_modules`."""
-    modules = layer_modules(in_channels)
-    rows = compare_modules(
-        modules, (1, in_channels, *shape), (1, in_channels, *memory_shape), rounds
+    shapes = (1, in_channels, *shape), (1, in_channels, *memory_shape)
+    rows = compare_modules(layer_modules(in_channels), *shapes, rounds)
+    sees = {name: seen for name, (_, seen) in LAYERS.items()}
+    return report.table(
+        dict(layer='left', sees='left') | dict.fromkeys(LAYER_CELLS, 'right'),
+        [
+            [row.name, sees.get(row.name, ''), *(cell(row) for cell in LAYER_CELLS.values())]
+            for row in rows
+        ],
     )
-    lines = [
-        '| layer | sees | parameters (K) | multiply-adds (M) | kept for backward (MiB) | time |',
-        '| :-- | :-- | --: | --: | --: | --: |',
-    ]
-    for row in rows:
-        sees = LAYERS[row.name][1] if row.name in LAYERS else ''
-        lines.append(
-            f'| {row.name} | {sees} | {row.params / 1e3:.2f} | {row.macs / 1e6:.1f} '
-            f'| {row.saved_bytes / 2**20:.1f} | {row.ratio:.2f} |'
-        )
-    return '\n'.join(lines)
 
 
 def backbone_table(shape: tuple[int, int], memory_shape: tuple[int, int], rounds: int) -> str:
     """Markdown table of the backbones, see :func:`compare_modules`."""
-    rows = compare_modules(backbone_modules(), (1, 3, *shape), (1, 3, *memory_shape), rounds)
-    lines = [
-        '| backbone | parameters (M) | multiply-adds (G) | kept for backward (GiB) | time |',
-        '| :-- | --: | --: | --: | --: |',
-    ]
-    lines += [
-        f'| {row.name} | {row.params / 1e6:.2f} | {row.macs / 1e9:.2f} '
-        f'| {row.saved_bytes / 2**30:.2f} | {row.ratio:.2f} |'
-        for row in rows
-    ]
-    return '\n'.join(lines)
+    modules = {name: build() for name, build in BACKBONES.items()}
+    rows = compare_modules(modules, (1, 3, *shape), (1, 3, *memory_shape), rounds)
+    return report.table(
+        dict(backbone='left') | dict.fromkeys(BACKBONE_CELLS, 'right'),
+        [[row.name, *(cell(row) for cell in BACKBONE_CELLS.values())] for row in rows],
+    )
 
 
-def draw_figures(folder: str | Path) -> None:
-    """Draw the data flow and the receptive fields of the layers into a folder."""
+def draw_figures(folder: str | Path, size: int = 71) -> None:
+    """Draw data flow and receptive fields, on maps of ``size``, into a folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     draw_data_flows(folder / 'data_flow.png')
@@ -118,7 +115,7 @@ def draw_figures(folder: str | Path) -> None:
         if isinstance(layer, ContextAggregation):
             # A new one is the identity; this is what it sees once it has learned something.
             torch.nn.init.normal_(layer.m.weight)
-    draw_receptive_fields(folder / 'receptive_fields.png', layers, in_channels=16)
+    draw_receptive_fields(folder / 'receptive_fields.png', layers, 16, size)
 
 
 def compare_modules(
@@ -140,7 +137,8 @@ def compare_modules(
     reference = next(iter(modules))
     modules = {**modules, f'{reference} once more': modules[reference]}
     x = torch.rand(shape)
-    ratios = time_ratios({name: _forward(module, x) for name, module in modules.items()}, rounds)
+    runs = {name: _forward(module, x) for name, module in modules.items()}
+    ratios = timing.relative_times(runs, rounds, torch.device('cpu'))
     rows = []
     for name, module in track_iter_progress(list(modules.items())):
         macs, _ = count_macs(module.eval(), x)
@@ -156,23 +154,6 @@ def _forward(module: nn.Module, x: torch.Tensor) -> Callable[[], object]:
 
     module.eval()
     return run
-
-
-def time_ratios(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Times as multiples of the first one's: medians of the ratios of interleaved rounds."""
-    for run in runs.values():
-        run()
-    seconds = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    reference = seconds[next(iter(runs))]
-    return {
-        name: statistics.median(a / b for a, b in zip(times, reference, strict=True))
-        for name, times in seconds.items()
-    }
 
 
 def saved_bytes(module: nn.Module, x: torch.Tensor) -> int:
