@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,16 +73,21 @@ def parse_launch_arguments(
     return args
 
 
+def is_one_of_many() -> bool:
+    """Whether this process is one of several of a job."""
+    return 'RANK' in os.environ and os.environ.get('WORLD_SIZE', '1') != '1'
+
+
 @contextmanager
 def report_errors() -> Iterator[None]:
     """Turn an error in what the user asked for into one message and exit status 1.
 
-    Of the processes of a distributed job only the first one speaks.
+    In a distributed job the message names the process: what one machine lacks, another may have.
     """
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
-        if os.environ.get('RANK', '0') == '0':
-            print(f'{os.path.basename(sys.argv[0])}: error: {message}', file=sys.stderr)
+        place = f' on {socket.gethostname()}, rank {os.environ["RANK"]}' if is_one_of_many() else ''
+        print(f'{os.path.basename(sys.argv[0])}: error{place}: {message}', file=sys.stderr)
         raise SystemExit(1) from error

@@ -211,8 +211,11 @@ def test_nothing_but_the_layer_differs_from_the_known_config(path):
         model['neck'] = model['neck'][0]
     assert model == known_model
     hooks, known_hooks = cfg.pop('default_hooks'), known.pop('default_hooks')
-    assert hooks == {**known_hooks, **cfg.pop('checks')}
-    known.pop('checks', None)
+    saving = cfg.pop('saving')
+    checkpoint = {**known_hooks['checkpoint'], **saving.pop('checkpoint')}
+    assert hooks == {**known_hooks, **cfg.pop('checks'), **saving, 'checkpoint': checkpoint}
+    for variable in ('checks', 'saving'):
+        known.pop(variable, None)
     assert cfg == known
 
 

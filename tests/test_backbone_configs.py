@@ -97,7 +97,9 @@ def test_detr_has_the_recipe_of_mmdetection():
     library('mmdet')
     cfg = without_scope(read(config('container', 'detr')).to_dict())
     stock = stock_config('detr/detr_r50_8xb2-150e_coco.py')
-    assert cfg['default_hooks'] == {**stock['default_hooks'], **cfg.pop('checks')}
+    saving, hooks = cfg.pop('saving'), stock['default_hooks']
+    hooks['checkpoint'].update(saving.pop('checkpoint'))
+    assert cfg['default_hooks'] == {**hooks, **cfg.pop('checks'), **saving}
     for settings in (cfg, stock):
         settings.pop('default_hooks')
     cfg.pop('container_light_defaults')

@@ -1,5 +1,6 @@
 import argparse
 import os
+import socket
 
 import pytest
 
@@ -53,11 +54,14 @@ def test_an_error_of_the_user_is_one_message_and_status_one(error, capsys, monke
     assert capsys.readouterr().err.endswith('error: no such x\n')
 
 
-def test_only_the_first_process_speaks(capsys, monkeypatch):
-    monkeypatch.setenv('RANK', '1')
+@pytest.mark.parametrize('rank', ['0', '3'])
+def test_each_process_of_a_job_speaks_by_its_rank(rank, capsys, monkeypatch):
+    monkeypatch.setenv('RANK', rank)
+    monkeypatch.setenv('WORLD_SIZE', '4')
     with pytest.raises(SystemExit), cli.report_errors():
-        raise ValueError('told by the other one')
-    assert capsys.readouterr().err == ''
+        raise ValueError('missing here')
+    host = socket.gethostname()
+    assert capsys.readouterr().err.endswith(f'error on {host}, rank {rank}: missing here\n')
 
 
 def test_an_error_of_the_code_keeps_its_traceback():

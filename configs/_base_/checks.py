@@ -9,3 +9,9 @@ checks = dict(
     random_weights=dict(type='mmlska.RandomWeightsHook'),
     added_neck=dict(type='mmlska.AddedNeckHook'),
 )
+
+# Whole checkpoint files, signals that save, resuming that is exact: docs/reliability.md.
+saving = dict(
+    checkpoint=dict(type='mmlska.SafeCheckpointHook'),
+    interruption=dict(type='mmlska.InterruptionHook'),
+)

@@ -8,4 +8,4 @@ model = dict(
     backbone=dict(_delete_=True, **_base_.container_light_defaults, out_indices=(3,)),
     neck=dict(in_channels=[512]),
 )
-default_hooks = dict(**_base_.checks)
+default_hooks = dict(**_base_.checks, **_base_.saving)

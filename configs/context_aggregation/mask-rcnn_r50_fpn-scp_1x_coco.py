@@ -6,4 +6,4 @@ model = dict(
         dict(type='mmlska.SpatialContextPyramid', in_channels=256, num_outs=5),
     ]
 )
-default_hooks = dict(**_base_.checks)
+default_hooks = dict(**_base_.checks, **_base_.saving)

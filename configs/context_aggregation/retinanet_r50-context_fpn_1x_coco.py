@@ -5,4 +5,4 @@ _base_ = [
 ]
 
 model = dict(backbone=dict(plugins=_base_.context_in_resnet))
-default_hooks = dict(**_base_.checks)
+default_hooks = dict(**_base_.checks, **_base_.saving)

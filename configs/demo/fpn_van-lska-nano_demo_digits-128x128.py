@@ -34,7 +34,10 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=max_iters, max_keep_ckpts=2),
+    checkpoint=dict(
+        type='mmlska.SafeCheckpointHook', by_epoch=False, interval=max_iters, max_keep_ckpts=2
+    ),
+    interruption=dict(type='mmlska.InterruptionHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     **_base_.checks,

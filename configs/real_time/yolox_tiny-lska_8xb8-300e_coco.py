@@ -11,4 +11,4 @@ model = dict(
         ),
     ]
 )
-default_hooks = dict(**_base_.checks)
+default_hooks = dict(**_base_.checks, **_base_.saving)

@@ -7,9 +7,11 @@ from .hooks.added_neck_hook import AddedNeckHook, give_to_first_neck
 from .hooks.channel_check_hook import ChannelCheckHook, check_channels
 from .hooks.float32_boxes_hook import Float32BoxesHook
 from .hooks.fusing_hook import FusingHook
+from .hooks.interruption_hook import InterruptionHook
 from .hooks.num_class_check_hook import NumClassCheckHook, check_num_classes
 from .hooks.plugin_check_hook import PluginCheckHook, check_plugins
 from .hooks.random_weights_hook import RandomWeightsHook
+from .hooks.safe_checkpoint_hook import SafeCheckpointHook
 from .hooks.whole_weights_hook import WholeWeightsHook
 
 __all__ = [
@@ -17,9 +19,11 @@ __all__ = [
     'ChannelCheckHook',
     'Float32BoxesHook',
     'FusingHook',
+    'InterruptionHook',
     'NumClassCheckHook',
     'PluginCheckHook',
     'RandomWeightsHook',
+    'SafeCheckpointHook',
     'WholeWeightsHook',
     'check_channels',
     'check_num_classes',

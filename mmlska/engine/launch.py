@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from .config import load_config
 from .data_check import check_data
-from .distributed import prepare_launcher
+from .distributed import prepare_launcher, tell_rank
 from .hooks.whole_weights_hook import WholeWeightsHook
 
 DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
@@ -43,6 +43,7 @@ def prepare_training(
         FileNotFoundError: If the config, its data or a checkpoint is missing.
         ValueError: If an argument does not fit the config or the machine.
     """
+    tell_rank(launcher)
     cfg = load_config(config, options)
     set_work_dir(cfg, config, work_dir)
     if amp:
@@ -50,8 +51,7 @@ def prepare_training(
     if auto_scale_lr:
         enable_auto_scale_lr(cfg)
     if resume:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
+        set_resume(cfg, resume)
     check_checkpoint(cfg.get('load_from'), '--resume' if resume else 'load_from')
     check_data(cfg, ('train', 'val'))
     prepare_launcher(cfg, launcher)
@@ -90,6 +90,7 @@ def prepare_testing(
         FileNotFoundError: If the config, its data or the checkpoint is missing.
         ValueError: If an argument does not fit the config or the machine.
     """
+    tell_rank(launcher)
     cfg = load_config(config, options)
     set_work_dir(cfg, config, work_dir)
     check_checkpoint(checkpoint, 'checkpoint')
@@ -126,6 +127,17 @@ def build_test_runner(cfg: Config, out: str | None = None) -> Runner:
 def set_work_dir(cfg: Config, config: str | Path, work_dir: str | None) -> None:
     """Set the work dir: the argument, else the config's own, else one named like the config."""
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'./work_dirs/{Path(config).stem}'
+
+
+def set_resume(cfg: Config, checkpoint: str) -> None:
+    """Go on from a checkpoint, or with ``'auto'`` from the newest whole one of the work dir.
+
+    Where there is none, the training starts from what ``load_from`` of the config named.
+    """
+    if checkpoint == 'auto' and cfg.get('load_from'):
+        cfg.start_from = cfg.load_from
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
 
 
 def check_checkpoint(path: str | None, origin: str) -> None:

@@ -1,8 +1,21 @@
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 from mmengine.config import Config
+from script_runs import free_port
 
 from mmlska.engine import distributed
-from mmlska.engine.distributed import RANK_VARIABLES, fit_config_to_cpu, prepare_launcher
+from mmlska.engine.distributed import (
+    RANK_VARIABLES,
+    Agreement,
+    fit_config_to_cpu,
+    log_uncaught_errors,
+    prepare_launcher,
+    tell_rank,
+)
 
 
 @pytest.fixture
@@ -61,3 +74,73 @@ def test_with_a_gpu_the_config_is_left_to_mmengine(cfg, monkeypatch):
         monkeypatch.setenv(name, '0')
     prepare_launcher(cfg, 'pytorch')
     assert 'model_wrapper_cfg' not in cfg and cfg.model.backbone.norm_cfg.type == 'SyncBN'
+
+
+@pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
+def test_the_rank_is_told_as_torchrun_does(launcher, monkeypatch):
+    for value, name in enumerate(RANK_VARIABLES[launcher]):
+        monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv(RANK_VARIABLES['pytorch'][value], 'restored by monkeypatch')
+    tell_rank(launcher)
+    assert [os.environ[name] for name in RANK_VARIABLES['pytorch']] == ['0', '1', '2']
+
+
+def test_alone_everything_is_agreed():
+    assert Agreement().highest(15) == 15
+
+
+def uncaught(error: Exception) -> None:
+    sys.excepthook(type(error), error, error.__traceback__)
+
+
+def test_an_uncaught_error_reaches_the_log_with_its_rank(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'excepthook', sys.__excepthook__)
+    monkeypatch.setattr(distributed, 'get_dist_info', lambda: (3, 4))
+    log = tmp_path / 'run' / 'run.log'
+    monkeypatch.setattr(
+        distributed.MMLogger, 'get_current_instance', lambda: SimpleNamespace(log_file=str(log))
+    )
+    log_uncaught_errors()
+    log_uncaught_errors()
+    uncaught(ValueError('no such image'))
+    shown = capsys.readouterr().err
+    for text in (shown, log.read_text()):
+        assert text.count('rank 3 of 4 on ') == text.count('ValueError: no such image') == 1
+    uncaught(KeyboardInterrupt())
+    assert 'KeyboardInterrupt' not in log.read_text()
+
+
+TWO_PROCESSES = """
+import os, sys
+import torch.distributed as dist
+from mmlska.engine.distributed import Agreement, end_process_group_at_exit, start_gloo
+
+start_gloo()
+end_process_group_at_exit()
+rank = dist.get_rank()
+print(Agreement().highest(15 * rank), flush=True)
+dist.barrier()
+if sys.argv[1] == 'error':
+    raise ValueError('after the work')
+sys.exit(75 if sys.argv[1] == 'exit' else 0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('way', 'status'), [('return', 0), ('error', 1), ('exit', 75)])
+def test_processes_agree_and_leave_their_group_in_every_way(way, status, tmp_path):
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', TWO_PROCESSES, way],
+            env={**os.environ, 'RANK': rank, 'WORLD_SIZE': '2', 'MASTER_PORT': port},
+            stdout=subprocess.PIPE,
+            text=True,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in '01'
+    ]
+    for process in processes:
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode == status, printed
+        assert printed.startswith('15') and 'terminate called' not in printed

@@ -140,6 +140,16 @@ def test_a_missing_checkpoint_is_named(resume, monkeypatch):
         launch.prepare_training('any.py', resume=resume)
 
 
+@pytest.mark.parametrize(
+    ('resume', 'load_from', 'start_from'), [('auto', None, 'coco.pth'), ('a.pth', 'a.pth', None)]
+)
+def test_resuming_keeps_where_a_new_training_starts(resume, load_from, start_from):
+    cfg = Config(dict(load_from='coco.pth'))
+    launch.set_resume(cfg, resume)
+    assert cfg.resume and cfg.load_from == load_from
+    assert cfg.get('start_from') == start_from
+
+
 def test_an_address_is_no_missing_checkpoint():
     launch.check_checkpoint('https://example.org/van.pth', 'load_from')
 

@@ -19,7 +19,10 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=train_cfg['val_interval']),
+    checkpoint=dict(
+        type='mmlska.SafeCheckpointHook', by_epoch=False, interval=train_cfg['val_interval']
+    ),
+    interruption=dict(type='mmlska.InterruptionHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     **_base_.checks,
