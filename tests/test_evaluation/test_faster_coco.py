@@ -19,6 +19,13 @@ def dump():
     return make_results(40, num_detections=150)
 
 
+@pytest.fixture(scope='module')
+def small_dump():
+    pytest.importorskip('pycocotools')
+    pytest.importorskip('faster_coco_eval', reason='faster-coco-eval is not installed')
+    return make_results(6, num_detections=30)
+
+
 @pytest.mark.parametrize('iou_type', TYPES)
 @pytest.mark.parametrize('max_dets', [(100, 300, 1000), (1, 10, 100)])
 def test_all_numbers_are_those_of_pycocotools(dump, iou_type, max_dets):
@@ -43,6 +50,73 @@ def test_more_than_a_hundred_boxes_of_a_class_count_as_in_pycocotools(dump):
     # The precision at the largest count, which faster-coco-eval alone would report as mAP.
     at_most = fast.eval['precision'][:, :, 0, 0, -1]
     assert abs(at_most.mean() - slow.stats[0]) > 1e-6
+
+
+ODD_IDS = {
+    'floats': float,
+    'halves': lambda number: number + 0.5,
+    'negative': lambda number: -number,
+    'from zero on': lambda number: number - 1,
+    'text of a number': lambda number: f'{number:06}',
+    'beyond 64 bits': lambda number: number + 2**64,
+}
+REFERENCES = {'annotation': 'annotations', 'image': 'images', 'category': 'categories'}
+
+
+def with_ids(dump, kind, change):
+    """The same annotations and detections with other ids of one kind."""
+    dataset, results = dict(dump[0]), dump[1]
+    own, others = REFERENCES[kind], f'{kind}_id'
+    dataset[own] = [dict(entry, id=change(entry['id'])) for entry in dataset[own]]
+    if kind == 'annotation':
+        return dataset, results
+    dataset['annotations'] = [
+        dict(entry, **{others: change(entry[others])}) for entry in dataset['annotations']
+    ]
+    return dataset, [dict(entry, **{others: change(entry[others])}) for entry in results]
+
+
+@pytest.mark.parametrize('kind', REFERENCES)
+@pytest.mark.parametrize('change', ODD_IDS.values(), ids=ODD_IDS)
+def test_odd_ids_count_as_in_pycocotools(small_dump, kind, change):
+    changed = with_ids(small_dump, kind, change)
+    slow, _ = evaluate(*changed, 'bbox', fast=False)
+    fast, _ = evaluate(*changed, 'bbox', fast=True)
+    assert np.abs(fast.stats - slow.stats).max() <= 1e-9
+    assert fast.stats[0] > 0.01
+
+
+@pytest.mark.parametrize('shared_id', [7, 7.5])
+def test_doubled_ids_count_as_in_pycocotools(small_dump, shared_id):
+    doubled = with_ids(small_dump, 'annotation', lambda number: shared_id)
+    slow, fast = (evaluate(*doubled, 'bbox', fast=fast)[0].stats for fast in (False, True))
+    assert np.abs(fast - slow).max() <= 1e-9
+
+
+def test_text_ids_of_annotations_count_as_numbers_do(small_dump):
+    """pycocotools stops at them."""
+    text = with_ids(small_dump, 'annotation', lambda number: f'a{number}')
+    with pytest.raises(ValueError, match='could not convert string'):
+        evaluate(*text, 'bbox', fast=False)
+    stats = [evaluate(*dump, 'bbox', fast=True)[0].stats for dump in (small_dump, text)]
+    np.testing.assert_array_equal(*stats)
+
+
+def test_annotations_of_unknown_images_and_categories_do_not_count(small_dump):
+    dataset, results = with_ids(small_dump, 'annotation', float)
+    strays = [
+        dict(dataset['annotations'][0], id=-1.5, **unknown)
+        for unknown in (dict(image_id='nowhere'), dict(category_id=-7))
+    ]
+    more = dict(dataset, annotations=[*dataset['annotations'], *strays])
+    stats = [evaluate(data, results, 'bbox', fast=True)[0].stats for data in (dataset, more)]
+    np.testing.assert_array_equal(*stats)
+
+
+def test_ids_of_several_types_are_refused(small_dump):
+    mixed = with_ids(small_dump, 'image', lambda number: number if number > 1 else 'one')
+    with pytest.raises(TypeError, match='the image ids of the annotation file are of several'):
+        evaluate(*mixed, 'bbox', fast=True)
 
 
 def predictions(results, image_id):
