@@ -44,11 +44,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Predict and draw, image by image; an unreadable image does not stop the others."""
+    """Predict and draw, image by image; one that fails does not stop the others."""
     args = parse_args()
     from mmlska.engine.inference import (
         Predictor,
-        UnreadableImageError,
+        describe_error,
+        is_writable,
         list_images,
         output_paths,
     )
@@ -57,6 +58,8 @@ def main() -> None:
         images = list_images(args.images)
         if args.out_file and len(images) > 1:
             raise ValueError(f'--out-file is for a single image, got {len(images)}; use --out-dir')
+        if args.out_file and not is_writable(args.out_file):
+            raise ValueError(f'--out-file {args.out_file}: no suffix of a picture, such as .png')
         folder = args.out_dir or ('outputs' if not args.show else None)
         outputs = [None] * len(images)
         if args.out_file or folder:
@@ -64,19 +67,23 @@ def main() -> None:
         predictor = Predictor(
             args.config, args.checkpoint, args.device, args.cfg_options, args.fuse
         )
-    failures = 0
+    failed = []
     for number, (image, output) in enumerate(zip(images, outputs, strict=True), 1):
         try:
             prediction = predictor(image)
-        except UnreadableImageError as error:
-            failures += 1
-            print(f'[{number}/{len(images)}] error: {error}', file=sys.stderr)
+            predictor.draw(image, prediction, output, args.score_thr, args.show)
+            found = predictor.describe(prediction, args.score_thr)
+        # Pipelines and models refuse odd images with exceptions of any kind.
+        except Exception as error:
+            failed.append(f'{image}: {describe_error(error)}')
+            print(f'[{number}/{len(images)}] error: {failed[-1]}', file=sys.stderr)
             continue
-        predictor.draw(image, prediction, output, args.score_thr, args.show)
-        found = predictor.describe(prediction, args.score_thr)
         print(f'[{number}/{len(images)}] {image}: {found}' + (f' -> {output}' if output else ''))
-    if failures:
-        raise SystemExit(f'image_demo.py: error: {failures} of {len(images)} images failed')
+    if failed:
+        lines = '\n  '.join(failed)
+        raise SystemExit(
+            f'image_demo.py: error: {len(failed)} of {len(images)} images failed:\n  {lines}'
+        )
 
 
 if __name__ == '__main__':

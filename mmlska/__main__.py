@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    # A reader that has seen enough, such as `head`, ends the program without a traceback.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # A reader that has seen enough, such as `head`, ends the program without a traceback. Windows
+    # has no such signal.
+    if hasattr(signal, 'SIGPIPE'):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

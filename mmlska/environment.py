@@ -53,7 +53,14 @@ OPTIONAL = ('mmpretrain',)
 # What is imported to try a module, where that is not the module itself: the task libraries import
 # what their models need, torchvision or ftfy for example, together with the models only.
 TRIALS = {name: f'{name}.models' for name in (*TASK_LIBRARIES, *OPTIONAL)}
-MODULES = ('torch', 'cv2', 'triton', 'mmcv._ext', *(library.module for library in LIBRARIES))
+MODULES = (
+    'torch',
+    'torchvision',
+    'cv2',
+    'triton',
+    'mmcv._ext',
+    *(library.module for library in LIBRARIES),
+)
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     return [
         check_python(facts),
         check_torch(facts),
+        check_torchvision(facts),
         *(check_library(library, facts) for library in LIBRARIES),
         *check_families(facts),
         check_ops(facts),
@@ -256,6 +264,35 @@ def check_torch(facts: Facts) -> Finding:
         remedy = f"pip install --upgrade 'torch>={dotted(OLDEST_TORCH)}'"
         return Finding('PyTorch', version, 'too old', remedy)
     return Finding('PyTorch', f'{version}, {facts.torch_build}'.strip(', '))
+
+
+def check_torchvision(facts: Facts) -> Finding:
+    """Judge torchvision, which only MMPreTrain needs; a wrong one fails other imports."""
+    error = facts.imports.get('torchvision')
+    remedy = install_torchvision(facts)
+    if error is None:
+        found = f'not installed (for pre-training: {remedy})'
+        return Finding('torchvision', found, absent=True)
+    version = facts.distributions.get('torchvision', '')
+    if not error:
+        return Finding('torchvision', version)
+    torch_version = facts.distributions.get('torch', '')
+    problem = f'does not fit PyTorch {torch_version}: {error}'
+    return Finding('torchvision', version, problem, f'pip uninstall -y torchvision && {remedy}')
+
+
+def install_torchvision(facts: Facts) -> str:
+    """Command that installs the torchvision of this PyTorch, and leaves PyTorch as it is.
+
+    torchvision 0.15 belongs to PyTorch 2.0, and the second numbers have gone in step since.
+    """
+    version = facts.distributions.get('torch', '')
+    numbers = [int(number) for number in re.findall(r'\d+', version.partition('+')[0])[:2]]
+    fitting = f'torchvision==0.{numbers[1] + 15}.*' if numbers[:1] == [2] else 'torchvision'
+    cuda = re.match(r'CUDA (\d+)\.(\d+)', facts.torch_build)
+    build = f'cu{cuda[1]}{cuda[2]}' if cuda else 'cpu'
+    index = f'https://download.pytorch.org/whl/{build}'
+    return f"pip install --no-deps --index-url {index} '{fitting}'"
 
 
 def check_library(library: Library, facts: Facts) -> Finding:
@@ -350,7 +387,7 @@ def check_registry(facts: Facts) -> Finding:
     name = 'registry'
     if not facts.registry_error:
         return Finding(name, "type='mmlska.VAN' is found")
-    own = facts.registry_error.startswith('mmlska')
+    own = facts.registry_error.startswith('mmlska') and not facts.imports.get('torchvision')
     remedy = (
         'reinstall mmlska; from a checkout: pip install --no-build-isolation --no-deps -e .'
         if own
@@ -423,6 +460,8 @@ def repair_import(error: str, facts: Facts) -> str:
         return f"pip install '{SETUPTOOLS[family(facts)]}'"
     if 'libGL' in error:
         return check_opencv(facts).remedy
+    if 'torchvision' in error:
+        return check_torchvision(facts).remedy or install_torchvision(facts)
     return install_family(facts)
 
 

@@ -111,6 +111,31 @@ def test_operators_of_another_torch():
     )
 
 
+@pytest.mark.parametrize(
+    ('torch', 'build', 'command'),
+    [
+        ('2.13.0+cpu', 'CPU build, no GPU', "whl/cpu 'torchvision==0.28.*'"),
+        ('2.0.1', 'CUDA 11.8 build, no GPU', "whl/cu118 'torchvision==0.15.*'"),
+        ('2.10.0+cu128', 'CUDA 12.8 build, H200', "whl/cu128 'torchvision==0.25.*'"),
+    ],
+)
+def test_a_torchvision_that_does_not_fit_is_named_with_the_one_that_does(torch, build, command):
+    error = 'RuntimeError: operator torchvision::nms does not exist'
+    facts = replace(
+        GOOD,
+        distributions={**GOOD.distributions, 'torch': torch, 'torchvision': '0.19.0'},
+        imports={**GOOD.imports, 'torchvision': error, 'mmdet': error},
+        torch_build=build,
+        registry_error=f'mmlska.models: {error}',
+    )
+    found = problems(facts)
+    assert set(found) == {'torchvision', 'mmdet', 'registry'}
+    assert f'does not fit PyTorch {torch}: {error}' in found['torchvision'].problem
+    for name in ('torchvision', 'mmdet'):
+        assert found[name].remedy.endswith(command) and '--no-deps' in found[name].remedy
+    assert found['registry'].remedy == 'repair what stands above'
+
+
 @pytest.mark.parametrize(('ops_cuda', 'expected'), [('', {'mmcv operators'}), ('12.9', set())])
 def test_operators_must_fit_the_gpu(ops_cuda, expected):
     facts = replace(GOOD, gpu=True, torch_build='CUDA 12.9 build, H200', ops_cuda=ops_cuda)

@@ -66,7 +66,6 @@ SILENT = {
     'mmlska/conversion/__init__.py',
     'mmlska/datasets/__init__.py',
     'mmlska/evaluation/__init__.py',
-    'mmlska/evaluation/faster_coco.py',
     'mmlska/models/backbones/__init__.py',
     'mmlska/ops/__init__.py',
     'mmlska/ops/argument_checks.py',

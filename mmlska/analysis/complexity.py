@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.utils import track_iter_progress
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -153,8 +153,12 @@ def comparison_rows(records: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def build_for_counting(cfg: Config) -> nn.Module:
     """Build the detector or segmentor of a config, without its weights, on the meta device."""
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    return revert_sync_batchnorm(MODELS.build(cfg.model)).eval().to('meta')
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    # Not chained: detectors that distil override train() and return nothing.
+    model.eval()
+    model.to('meta')
+    return model
 
 
 def default_shape(cfg: Config) -> tuple[int, int]:
@@ -162,7 +166,7 @@ def default_shape(cfg: Config) -> tuple[int, int]:
 
     A detector that pads all images to one square, as YOLOX and RTMDet do, is counted at that.
     """
-    steps = {step['type']: step for step in cfg.get('test_pipeline', ())}
+    steps = {step_name(step): step for step in cfg.get('test_pipeline') or ()}
     if 'Pad' in steps and 'Resize' in steps:
         width, height = steps['Resize']['scale']
         return height, width
@@ -170,9 +174,32 @@ def default_shape(cfg: Config) -> tuple[int, int]:
     return shapes.get(cfg.get('default_scope'), (512, 512))
 
 
+def step_name(step: dict) -> str:
+    """Bare name of a pipeline step, whose type is a name or a class."""
+    kind = step['type']
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def image_channels(model: nn.Module) -> int:
+    """Bands of the images of a model: of its preprocessor's mean, else of its first convolution."""
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    if mean is not None and len(mean) > 1:
+        return len(mean)
+    backbone = getattr(model, 'backbone', model)
+    if isinstance(getattr(backbone, 'in_channels', None), int):
+        return backbone.in_channels
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            # The stem of YOLOX lays four pixels side by side before it convolves.
+            has_focus = any(type(part).__name__ == 'Focus' for part in backbone.modules())
+            return module.in_channels // 4 if has_focus else module.in_channels
+    return 3
+
+
 def padded_shape(model: nn.Module, shape: tuple[int, int]) -> tuple[int, int]:
     """Shape after the padding that the model's own preprocessor does."""
-    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', None) or 1
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    divisor = getattr(preprocessor, 'pad_size_divisor', None) or 1
     height, width = (-(-size // divisor) * divisor for size in shape)
     return height, width
 
@@ -189,7 +216,8 @@ def count_model(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity
     """Count a detector or segmentor part by part, for one image.
 
     A two-stage detector's heads are counted for as many regions as its test settings keep at most
-    (usually 1000 proposals, and 100 detections for masks), whatever the image shows.
+    (usually 1000 proposals, and 100 detections for masks), whatever the image shows. A model that
+    is made of other parts, as most of those with queries are, is run as a whole on a blank image.
 
     Args:
         model: What :func:`build_for_counting` returns.
@@ -199,10 +227,33 @@ def count_model(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity
         The parts in the order in which data flows, then those that inference does not run.
 
     Raises:
-        ValueError: If the model is not made of a backbone, a neck, and dense heads and RoI heads or
-            a transformer.
+        ValueError: If the model can be counted in neither way.
     """
-    image = meta_input(1, 3, *padded_shape(model, shape))
+    try:
+        return count_parts(model, shape)
+    # Models with other parts fail in exceptions of their own, each at another place.
+    except Exception as by_parts:
+        try:
+            return count_whole(model, shape)
+        except Exception as as_a_whole:
+            raise ValueError(
+                f'cannot count a {type(model).__name__}: neither part by part '
+                f'({first_line(by_parts)}), nor as a whole ({first_line(as_a_whole)})'
+            ) from by_parts
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of an exception."""
+    return f'{type(error).__name__}: {(str(error).strip().splitlines() or ["no reason given"])[0]}'
+
+
+def count_parts(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity]:
+    """Count backbone, neck, dense heads and RoI heads or a transformer, without running the rest.
+
+    Raises:
+        ValueError: If the model is not made of these.
+    """
+    image = meta_input(1, image_channels(model), *padded_shape(model, shape))
     part, features = count_part('backbone', model.backbone, image)
     parts = [part]
     if getattr(model, 'neck', None) is not None:
@@ -217,6 +268,49 @@ def count_model(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity
     return parts + uncounted_parts(model, parts)
 
 
+def count_whole(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity]:
+    """Run a model on one blank image on the CPU, and count what each of its parts does.
+
+    Its weights are of no account: all are one hundredth, for shapes may depend on what is found.
+    """
+    padded = padded_shape(model, shape)
+    model.requires_grad_(False).to_empty(device='cpu')
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.detach().fill_(0.01 if tensor.is_floating_point() else 0)
+    image = torch.zeros(1, image_channels(model), *padded)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image, [blank_sample(padded)], mode='tensor')
+    flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    model.to('meta')
+    root = type(model).__name__
+    called, through_layers, idle = [], [], []
+    for name, child in model.named_children():
+        prefix, params = f'{root}.{name}', count_params(child)
+        if prefix in flops:
+            called.append(PartComplexity(name, params, flops[prefix] // 2, 'run as a whole'))
+        elif any(other.startswith(f'{prefix}.') for other in flops):
+            through_layers.append(PartComplexity(name, params, None))
+        elif params:
+            idle.append(PartComplexity(name, params, None, 'not counted'))
+    # Layers of a head may run inside the decoder, which has counted them by then.
+    rest = counter.get_total_flops() // 2 - sum(part.macs for part in called)
+    names = ' + '.join(part.name for part in through_layers) or 'between the parts'
+    params = sum(part.params for part in through_layers)
+    others = [PartComplexity(names, params, rest, 'the rest of the run')] if rest or params else []
+    return [*called, *others, *idle]
+
+
+def blank_sample(shape: tuple[int, int]) -> BaseDataElement:
+    """What a detector or segmentor is told about an image without padding."""
+    scale = (1.0, 1.0)
+    metainfo = dict(
+        img_id=0, img_shape=shape, ori_shape=shape, batch_input_shape=shape, pad_shape=shape
+    )
+    sample = BaseDataElement(metainfo=dict(metainfo, scale_factor=scale))
+    sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+    return sample
+
+
 def count_transformer(
     model: nn.Module, features: Sequence[torch.Tensor], shape: tuple[int, int]
 ) -> list[PartComplexity]:
@@ -227,8 +321,7 @@ def count_transformer(
         features: The maps of its neck.
         shape: Height and width of the image, pixels.
     """
-    samples = [BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=shape))]
-    encoder_inputs, decoder_inputs = model.pre_transformer(features, samples)
+    encoder_inputs, decoder_inputs = model.pre_transformer(features, [blank_sample(shape)])
     encoder_macs, memory = count_macs(model.forward_encoder, **encoder_inputs)
     queries, head_inputs = model.pre_decoder(**memory)
     decoder_macs, states = count_macs(model.forward_decoder, **decoder_inputs, **queries)
@@ -251,7 +344,7 @@ def dense_heads(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
     if not heads or any(isinstance(head, nn.ModuleList) for _, head in heads):
         raise ValueError(
-            f'cannot count a {type(model).__name__} part by part:  it needs a head that sees the '
+            f'cannot count a {type(model).__name__} part by part: it needs a head that sees the '
             f'feature maps, of {", ".join(DENSE_HEADS)}; its parts are '
             f'{", ".join(name for name, _ in model.named_children())}'
         )

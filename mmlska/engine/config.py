@@ -8,20 +8,28 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.registry import MODELS
+from mmengine.runner import FlexibleRunner, Runner
 
 from mmlska.shipped import nearest, shipped_configs
 
 # What mmengine and the scripts read from a config beside the arguments of the runner.
 OTHER_KEYS = (
+    'activation_checkpointing',
     'compile',
+    'efficient_conv_bn_eval',
     'find_unused_parameters',
+    'init_weights_for_test_or_val',
     'model_wrapper_cfg',
     'runner_type',
     'sync_bn',
     'tta_model',
     'tta_pipeline',
 )
+# Settings that mmengine takes as a number or a word ('dynamic'), as a group or true and false.
+EITHER_KIND = ('loss_scale', 'compile')
+# What scripts take a config for: the library whose kind of model it builds.
+DETECTION, SEGMENTATION, CLASSIFICATION = TASKS = 'mmdet', 'mmseg', 'mmpretrain'
 
 
 def find_config(config: str | Path) -> Path:
@@ -59,10 +67,41 @@ def load_config(config: str | Path, options: dict[str, Any] | None = None) -> Co
     """
     cfg = Config.fromfile(find_config(config))
     check_scope(cfg)
+    if not cfg.get('default_scope') and (task := task_of(cfg)):
+        # A pure-Python config names classes and needs no scope; what the scripts add to it does.
+        cfg.default_scope = task
     if options:
         check_options(cfg, options)
         cfg.merge_from_dict(options)
     return cfg
+
+
+def task_of(cfg: Config) -> str | None:
+    """The library whose kind of model a config builds, by its scope or else by the model's class.
+
+    Returns:
+        ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``; for a model of another kind the config's own
+        scope, None if it has none.
+    """
+    scope = cfg.get('default_scope')
+    kind = (cfg.get('model') or {}).get('type')
+    if scope in TASKS or kind is None:
+        return scope
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(kind)
+    roots = [base.__module__.split('.')[0] for base in getattr(kind, '__mro__', ())]
+    return next((root for root in roots if root in TASKS), scope)
+
+
+def type_name(settings: dict) -> str:
+    """Bare name of what a group of settings builds, which may be a name, a scoped one or a class.
+
+    >>> type_name(dict(type='mmdet.Resize')), type_name(dict(type=dict))
+    ('Resize', 'dict')
+    """
+    kind = settings.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def check_scope(cfg: Config) -> None:
@@ -86,7 +125,9 @@ def check_options(cfg: Config, options: dict[str, Any]) -> None:
         TypeError: If text would replace a number, or a single value a group of settings.
         ValueError: If the first part of a key is neither in the config nor known to mmengine.
     """
-    read = {*inspect.signature(Runner).parameters, *OTHER_KEYS} - {'cfg'}
+    runners = (Runner, FlexibleRunner)
+    read = {name for runner in runners for name in inspect.signature(runner).parameters}
+    read = {*read, *OTHER_KEYS} - {'cfg'}
     for key, value in options.items():
         first = key.split('.')[0]
         if first not in cfg and first not in read:
@@ -122,6 +163,8 @@ def check_kind(key: str, old: Any, new: Any) -> None:
     Raises:
         TypeError: If text would replace a number, or a single value a group of settings.
     """
+    if key.split('.')[-1] in EITHER_KIND:
+        return
     if isinstance(old, (int, float)) and isinstance(new, str):
         kind = 'true or false' if isinstance(old, bool) else 'a number'
         raise TypeError(f'--cfg-options {key} takes {kind} (now {old}), got {new!r}')

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -19,11 +20,15 @@ from torch import nn
 from mmlska.checkpoint import CheckpointError, unwrap
 from mmlska.deploy import fuse
 
-from .config import load_config
-from .launch import DETECTION, SEGMENTATION, check_checkpoint
+from .config import DETECTION, SEGMENTATION, load_config, task_of, type_name
+from .launch import check_checkpoint
 from .weights import load_all_weights
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+
+
+# mmdet numbers the segments of a panoptic map as class + INSTANCE_OFFSET * instance.
+INSTANCE_OFFSET = 1000
 
 
 class UnreadableImageError(ValueError):
@@ -55,17 +60,29 @@ def list_images(paths: Iterable[str | Path]) -> list[Path]:
 def output_paths(images: Sequence[Path], folder: str | Path) -> list[Path]:
     """A picture for each image, in one folder, under the name of the image.
 
+    A name whose suffix stands for no format that OpenCV writes gets ``.png`` in addition.
+
     Raises:
         ValueError: If two images would share a picture.
     """
-    names = Counter(image.name for image in images)
+    names = Counter(picture_name(image) for image in images)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise ValueError(
             f'several images are called {twice[0]!r}: their pictures would overwrite each other; '
             'draw them in separate runs'
         )
-    return [Path(folder) / image.name for image in images]
+    return [Path(folder) / picture_name(image) for image in images]
+
+
+def picture_name(image: Path) -> str:
+    """File name of the picture that is drawn for an image."""
+    return image.name if is_writable(image) else f'{image.name}.png'
+
+
+def is_writable(path: str | Path) -> bool:
+    """Whether the suffix of a path stands for a format that OpenCV writes."""
+    return bool(Path(path).suffix) and cv2.haveImageWriter(str(path))
 
 
 class Predictor:
@@ -94,12 +111,13 @@ class Predictor:
     ) -> None:
         cfg = load_config(config, options)
         check_checkpoint(checkpoint, 'checkpoint')
-        if cfg.default_scope not in (DETECTION, SEGMENTATION):
+        task = task_of(cfg)
+        if task not in (DETECTION, SEGMENTATION):
             raise ValueError(
-                f'{config}: a config of {cfg.default_scope}; pictures are drawn for detectors '
+                f'{config}: a config of {task}; pictures are drawn for detectors '
                 f'({DETECTION}) and segmentors ({SEGMENTATION})'
             )
-        self.is_detector = cfg.default_scope == DETECTION
+        self.is_detector = task == DETECTION
         init_default_scope(cfg.default_scope)
         self.device = find_device(device)
         self.model, dataset_meta = load_model(cfg, checkpoint)
@@ -107,22 +125,40 @@ class Predictor:
         if fused:
             self.model = fuse(self.model)
         dataset_cfg = test_dataset(cfg)
-        self.pipeline = Compose(
-            [step for step in dataset_cfg.pipeline if 'LoadAnnotations' not in str(step['type'])]
-        )
+        loading, preparing = split_pipeline(dataset_cfg.pipeline)
+        self.load, self.prepare = Compose(loading), Compose(preparing)
+        self.channel_order = channel_order(loading[-1])
         # mmengine hands out visualizers by name and would give two predictors the same one.
         name = f'predictor_{id(self)}'
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name=name))
         self.visualizer.dataset_meta = with_palette(dataset_meta or classes_of(dataset_cfg))
 
+    def read(self, path: str | Path) -> dict:
+        """Load an image as the test pipeline of the config does.
+
+        Returns:
+            What the loading steps make of it; ``img`` has the pixels.
+
+        Raises:
+            UnreadableImageError: If they cannot read the file.
+        """
+        if not os.path.getsize(path):
+            raise UnreadableImageError(f'{str(path)!r} cannot be read as an image: it is empty')
+        try:
+            return self.load(dict(img_path=str(path), img_id=0))
+        # Each format has a reader with exceptions of its own.
+        except Exception as error:
+            raise UnreadableImageError(
+                f'{str(path)!r} cannot be read as an image ({describe_error(error)})'
+            ) from error
+
     def __call__(self, path: str | Path) -> BaseDataElement:
         """Predict on one image file.
 
         Raises:
-            UnreadableImageError: If the file is no image that can be read.
+            UnreadableImageError: If the pipeline of the config cannot read the file.
         """
-        read_image(path)
-        data = self.pipeline(dict(img_path=str(path), img_id=0))
+        data = self.prepare(self.read(path))
         with torch.no_grad():
             return self.model.test_step(pseudo_collate([data]))[0]
 
@@ -147,7 +183,7 @@ class Predictor:
             Path(out_file).parent.mkdir(parents=True, exist_ok=True)
         self.visualizer.add_datasample(
             Path(path).name,
-            read_image(path),
+            displayable(self.read(path)['img'], self.channel_order),
             prediction,
             draw_gt=False,
             show=show,
@@ -156,23 +192,87 @@ class Predictor:
         )
 
     def describe(self, prediction: BaseDataElement, score_thr: float = 0.3) -> str:
-        """What a prediction holds, in words: detections by class, or area by class."""
+        """What a prediction holds, in words: detections, or segments, or area, by class."""
         classes = self.visualizer.dataset_meta['classes']
+        if 'pred_panoptic_seg' in prediction:
+            segments = prediction.pred_panoptic_seg.sem_seg.unique()
+            labels = (segments % INSTANCE_OFFSET).tolist()
+            counts = Counter(label for label in labels if label < len(classes))
+            return in_words(counts, classes) or 'no segment'
         if self.is_detector:
             found = prediction.pred_instances
             counts = Counter(found.labels[found.scores > score_thr].tolist())
-            words = [f'{count} x {classes[label]}' for label, count in counts.most_common()]
-            return ', '.join(words) or f'nothing above a score of {score_thr}'
+            return in_words(counts, classes) or f'nothing above a score of {score_thr}'
         counts = Counter(prediction.pred_sem_seg.data.flatten().tolist())
         area = sum(counts.values())
         return ', '.join(f'{classes[i]} {100 * n / area:.0f} %' for i, n in counts.most_common(5))
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as RGB of shape ``(H, W, 3)``.
+def in_words(counts: Counter, classes: Sequence[str]) -> str:
+    """How many there are of each class, the most frequent first."""
+    return ', '.join(f'{count} x {classes[label]}' for label, count in counts.most_common())
+
+
+def describe_error(error: Exception) -> str:
+    """Type and first line of an exception."""
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
+
+
+def split_pipeline(pipeline: Sequence[dict]) -> tuple[list[dict], list[dict]]:
+    """Split a test pipeline into the steps that load the image and those that prepare it.
+
+    Steps that load annotations are left out.
 
     Raises:
-        UnreadableImageError: If the file is no image that can be read.
+        ValueError: If no step loads an image.
+    """
+    steps = [step for step in pipeline if 'Annotation' not in type_name(step)]
+    loading = [i for i, step in enumerate(steps) if type_name(step).startswith('Load')]
+    if not loading:
+        raise ValueError(
+            'the test pipeline of the config loads no image: its steps are '
+            f'{", ".join(map(type_name, pipeline))}'
+        )
+    return steps[: loading[-1] + 1], steps[loading[-1] + 1 :]
+
+
+def channel_order(loading_step: dict) -> str:
+    """``'bgr'`` for what mmcv decodes, ``'rgb'`` for bands that come as the file has them."""
+    decoded = type_name(loading_step) == 'LoadImageFromFile'
+    return 'bgr' if decoded and loading_step.get('imdecode_backend') != 'tifffile' else 'rgb'
+
+
+def displayable(pixels: np.ndarray, order: str = 'bgr') -> np.ndarray:
+    """Make loaded pixels a picture that can be drawn on.
+
+    Of more than three bands the first three are shown, of two the first. Values that are no bytes
+    are spread from their 1st percentile to their 99th, all bands by the same measure.
+
+    Args:
+        pixels: Image ``(H, W)`` or ``(H, W, C)`` of any type.
+        order: ``'bgr'`` or ``'rgb'``, the order of its first three bands.
+
+    Returns:
+        RGB bytes of shape ``(H, W, 3)``.
+    """
+    pixels = np.atleast_3d(pixels)
+    pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., [0, 0, 0]]
+    if order == 'bgr':
+        pixels = pixels[..., ::-1]
+    finite = np.isfinite(pixels)
+    pixels = np.where(finite, pixels, 0)
+    if pixels.min() < 0 or pixels.max() > 255 or (pixels != np.round(pixels)).any():
+        low, high = np.percentile(pixels[finite], (1, 99)) if finite.any() else (0, 1)
+        pixels = (pixels - low) * (255 / max(high - low, 1e-12))
+    return np.ascontiguousarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an ordinary image as RGB bytes of shape ``(H, W, 3)``.
+
+    Raises:
+        UnreadableImageError: If OpenCV cannot read the file.
     """
     image = mmcv.imread(str(path)) if os.path.getsize(path) else None
     if image is None:
@@ -206,9 +306,11 @@ def test_dataset(cfg: Config) -> dict:
 
 def classes_of(dataset_cfg: dict) -> dict:
     """What a dataset's class and config say about its classes and their colours."""
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        known = registry.get(dataset_cfg['type']).METAINFO
-    return {**known, **dataset_cfg.get('metainfo', {})}
+    kind = dataset_cfg['type']
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    return {**kind.METAINFO, **dataset_cfg.get('metainfo', {})}
 
 
 def with_palette(meta: dict) -> dict:

@@ -11,12 +11,14 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .config import load_config
+from .config import DETECTION, SEGMENTATION, load_config, task_of, type_name
 from .data_check import check_data
 from .distributed import prepare_launcher, tell_rank
 from .hooks.whole_weights_hook import WholeWeightsHook
 
-DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
+# Heads of mmdet that work without their masks, and metrics that always need masks.
+BOXES_WITHOUT_MASKS = ('StandardRoIHead', 'CascadeRoIHead')
+MASK_METRICS = ('CityScapesMetric', 'CocoOccludedSeparatedMetric', 'CocoPanopticMetric')
 
 
 def prepare_training(
@@ -117,7 +119,7 @@ def build_test_runner(cfg: Config, out: str | None = None) -> Runner:
     """Build the runner of an evaluation; a detector's predictions are dumped to ``out``."""
     runner = build_runner(cfg)
     runner.register_hook(WholeWeightsHook())
-    if out and cfg.default_scope == DETECTION:
+    if out and task_of(cfg) == DETECTION:
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
@@ -160,7 +162,7 @@ def enable_amp(cfg: Config) -> None:
     """
     if get_device() == 'cpu':
         raise ValueError('--amp needs a GPU: AmpOptimWrapper of mmengine does not run on the CPU')
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind == 'AmpOptimWrapper':
         print_log('mixed precision is already enabled in the config', logger='current')
         return
@@ -196,7 +198,7 @@ def enable_drawing(cfg: Config, show: bool, show_dir: str | None, wait_time: flo
     hook.draw = True
     if show:
         hook.update(show=True, wait_time=wait_time)
-    if show_dir and cfg.default_scope == DETECTION:
+    if show_dir and task_of(cfg) == DETECTION:
         hook.test_out_dir = show_dir
     elif show_dir:
         cfg.visualizer.save_dir = show_dir
@@ -208,19 +210,47 @@ def enable_tta(cfg: Config) -> None:
     A detector whose config defines none is tested on each image and its mirror image.
 
     Raises:
-        ValueError: If a segmentor's config defines none.
+        ValueError: If a segmentor's config defines none, or a detector's metrics want masks, which
+            mmdet does not merge.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    if cfg.default_scope == DETECTION:
+    if task_of(cfg) == DETECTION:
         cfg.setdefault('tta_model', default_detection_tta_model())
         cfg.setdefault('tta_pipeline', mirror_pipeline(dataset.pipeline))
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
         raise ValueError(f'--tta needs {" and ".join(missing)} in the config')
+    if type_name(cfg.tta_model) == 'DetTTAModel':
+        keep_to_boxes(cfg)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
+
+
+def keep_to_boxes(cfg: Config) -> None:
+    """Leave masks out, for mmdet's ``DetTTAModel`` merges boxes only and stops at a mask.
+
+    Raises:
+        ValueError: If a metric of the config wants masks, or the model has no boxes without them.
+    """
+    metrics = cfg.get('test_evaluator') or []
+    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+        wanted = metric.get('metric', 'bbox')
+        if 'segm' in wanted or type_name(metric) in MASK_METRICS:
+            raise ValueError(
+                f'--tta merges the boxes of all views, not their masks, and {type_name(metric)} '
+                f'wants masks (metric={wanted}): test without --tta, or the boxes alone with '
+                '--cfg-options test_evaluator.metric=bbox'
+            )
+    roi_head = cfg.model.get('roi_head') or {}
+    if type_name(roi_head) in BOXES_WITHOUT_MASKS:
+        roi_head.update(mask_head=None, mask_roi_extractor=None)
+    elif 'mask_head' in roi_head or 'mask_head' in cfg.model:
+        raise ValueError(
+            f'--tta merges the boxes of all views, not their masks, and a {type_name(cfg.model)} '
+            'predicts both at once: test without --tta'
+        )
 
 
 def default_detection_tta_model() -> ConfigDict:
@@ -247,12 +277,13 @@ def set_prediction_output(cfg: Config, out: str) -> None:
         ValueError: If a detector's predictions would go to something else than a pickle file, or
             the config is for another task.
     """
-    if cfg.default_scope == DETECTION:
+    task = task_of(cfg)
+    if task == DETECTION:
         if not out.endswith(('.pkl', '.pickle')):
             raise ValueError(f'--out of a detector is a .pkl file, got {out!r}')
         return
-    if cfg.default_scope != SEGMENTATION:
-        raise ValueError(f'--out is for detectors and segmentors, not for {cfg.default_scope}')
+    if task != SEGMENTATION:
+        raise ValueError(f'--out is for detectors and segmentors, not for {task}')
     metrics = cfg.test_evaluator
     for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
         metric.output_dir = out

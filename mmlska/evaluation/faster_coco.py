@@ -1,4 +1,4 @@
-"""COCO's figures by faster-coco-eval, the same as pycocotools computes and in a fraction of the time."""
+"""COCO evaluation by faster-coco-eval: the figures of pycocotools in a fraction of the time."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -276,3 +276,65 @@ def test_tables_are_aligned_or_markdown():
         '| ---- | ---- |',
         '| neck | 10   |',
     ]
+
+
+@pytest.mark.parametrize(
+    ('settings', 'channels'),
+    [
+        (dict(mean=torch.zeros(6, 1, 1)), 6),
+        (dict(mean=torch.zeros(1, 1, 1)), 5),
+        (dict(), 5),
+    ],
+)
+def test_an_image_has_the_bands_that_the_model_takes(settings, channels):
+    model = nn.Module()
+    model.data_preprocessor = nn.Module()
+    vars(model.data_preprocessor).update(settings)
+    model.backbone = nn.Sequential(nn.ReLU(), nn.Conv2d(5, 8, 3))
+    assert complexity.image_channels(model) == channels
+
+
+def test_a_backbone_tells_its_bands():
+    model = nn.Module()
+    model.backbone = VAN('tiny', in_channels=4)
+    assert complexity.image_channels(model) == 4
+
+
+class Odd(nn.Module):
+    """A detector of none of the known parts; the head runs inside the decoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 4, 1)
+        self.head = nn.ModuleList([nn.Conv2d(4, 2, 1)])
+        self.unused = nn.Linear(3, 3)
+
+    def train(self, mode=True):
+        super().train(mode)
+
+    def forward(self, image, samples, mode):
+        assert mode == 'tensor' and samples[0].img_shape == tuple(image.shape[2:])
+        return self.head[0](self.encoder(image))
+
+
+def test_a_model_of_other_parts_is_run_as_a_whole():
+    model = Odd()
+    parts = complexity.count_model(model, (8, 4))
+    assert [(part.name, part.params, part.macs) for part in parts] == [
+        ('encoder', 16, 8 * 4 * 3 * 4),
+        ('head', 10, 8 * 4 * 4 * 2),
+        ('unused', 12, None),
+    ]
+
+
+def test_a_model_that_cannot_run_is_refused_with_both_reasons():
+    model = Odd()
+    del model.encoder
+    with pytest.raises(ValueError, match=r"count a Odd: neither.*'backbone'.*nor.*'encoder'"):
+        complexity.count_model(model, (8, 4))
+
+
+def test_a_detector_whose_train_returns_nothing_is_built(monkeypatch):
+    monkeypatch.setattr(complexity.MODELS, 'build', lambda _: Odd())
+    model = complexity.build_for_counting(Config(dict(model=dict(type='Odd'), default_scope=None)))
+    assert not model.training and model.encoder.weight.is_meta

@@ -103,3 +103,49 @@ def test_the_current_value_of_an_absent_key_is_none(cfg):
     assert current_value(cfg, 'train_dataloader.dataset.pipeline.1.type') == 'Resize'
     assert current_value(cfg, 'train_dataloader.dataset.pipeline.7.type') is None
     assert current_value(cfg, 'train_dataloader.batch_size.more') is None
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('activation_checkpointing', ['backbone']),
+        ('efficient_conv_bn_eval', '[backbone]'),
+        ('compile', True),
+        ('sync_bn', 'torch'),
+        ('strategy.type', 'DDPStrategy'),
+        ('model_wrapper_cfg.find_unused_parameters', True),
+        ('optim_wrapper.loss_scale', 'dynamic'),
+    ],
+)
+def test_what_mmengine_reads_is_accepted(cfg, key, value, monkeypatch):
+    messages = []
+    monkeypatch.setattr(config, 'print_log', lambda message, **_: messages.append(message))
+    cfg.optim_wrapper.loss_scale = 512.0
+    check_options(cfg, {key: value})
+    assert not messages
+
+
+def model_class(library):
+    return type('Detector', (type('Base', (), dict(__module__=f'{library}.models')),), {})
+
+
+@pytest.mark.parametrize(
+    ('settings', 'task'),
+    [
+        (dict(default_scope='mmseg'), 'mmseg'),
+        (dict(model=dict(type=model_class('mmdet'))), 'mmdet'),
+        (dict(model=dict(type=model_class('mmseg')), default_scope='mmengine'), 'mmseg'),
+        (dict(model=dict(type=model_class('other')), default_scope='mmengine'), 'mmengine'),
+        (dict(model=dict(type='mmlska.LSKA')), None),
+        (dict(), None),
+    ],
+)
+def test_the_task_is_told_by_the_scope_or_the_class_of_the_model(settings, task):
+    assert config.task_of(Config(settings)) == task
+
+
+def test_a_pure_python_config_gets_the_scope_of_its_model(tmp_path):
+    pytest.importorskip('mmdet')
+    path = tmp_path / 'pure.py'
+    path.write_text('from mmdet.models import RetinaNet\n\nmodel = dict(type=RetinaNet)\n')
+    assert load_config(path).default_scope == 'mmdet'

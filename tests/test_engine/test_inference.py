@@ -10,10 +10,13 @@ from mmlska.engine.config import load_config
 from mmlska.engine.inference import (
     Predictor,
     UnreadableImageError,
+    channel_order,
+    displayable,
     find_device,
     list_images,
     output_paths,
     read_image,
+    split_pipeline,
     with_palette,
 )
 
@@ -201,3 +204,48 @@ def test_a_prediction_is_told_in_words(detector, segmentor, folder):
     prediction.pred_sem_seg.data[:] = 0
     prediction.pred_sem_seg.data[:, :24] = 3
     assert segmentor.describe(prediction) == 'background 75 %, 2 25 %'
+
+
+def test_a_picture_has_a_suffix_that_can_be_written(tmp_path):
+    names = [path.name for path in output_paths([Path('a'), Path('b.dat'), Path('c.JPG')], 'out')]
+    assert names == ['a.png', 'b.dat.png', 'c.JPG']
+    with pytest.raises(ValueError, match=r"called 'a\.png'"):
+        output_paths([Path('a'), Path('a.png')], 'out')
+
+
+@pytest.mark.parametrize('bands', [1, 2, 3, 4, 6])
+def test_bands_of_any_number_are_displayable(bands):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, bands), dtype=np.uint8)
+    shown = displayable(pixels, 'rgb')
+    expected = pixels[..., :3] if bands >= 3 else pixels[..., [0, 0, 0]]
+    assert (shown == expected).all() and shown.dtype == np.uint8
+    assert (displayable(pixels) == expected[..., ::-1]).all()
+
+
+@pytest.mark.parametrize('scale', [1e-4, 40.0, 5000.0])
+def test_values_that_are_no_bytes_are_spread(scale):
+    pixels = np.linspace(-1, 1, 300, dtype=np.float32).reshape(10, 10, 3) * scale
+    pixels[0, 0] = np.nan
+    shown = displayable(pixels, 'rgb')
+    assert shown.min() == 0 and shown.max() == 255
+    assert (np.diff(shown.ravel()[3:].astype(int)) >= 0).all()
+    assert (displayable(np.full((4, 4), np.nan)) == 0).all()
+
+
+def test_the_pipeline_of_the_config_loads_the_image():
+    load = dict(type='LoadImageFromFile', imdecode_backend='tifffile')
+    steps = [load, dict(type='LoadAnnotations'), dict(type='mmdet.Resize'), dict(type='Pack')]
+    loading, preparing = split_pipeline(steps)
+    assert loading == [load] and preparing == steps[2:]
+    assert channel_order(load) == 'rgb'
+    assert channel_order(dict(type='LoadImageFromFile')) == 'bgr'
+    with pytest.raises(ValueError, match='loads no image: its steps are Pack'):
+        split_pipeline(steps[3:])
+
+
+def test_segments_of_a_panoptic_map_are_told_in_words(detector):
+    from mmengine.structures import BaseDataElement, PixelData
+
+    ids = torch.tensor([[2, 2, 1002], [2002, 7, 10]])
+    panoptic = BaseDataElement(pred_panoptic_seg=PixelData(sem_seg=ids[None]))
+    assert detector.describe(panoptic) == '3 x 2, 1 x 7'

@@ -58,8 +58,8 @@ def stock_script(task: str, name: str) -> Path:
     return Path(spec.origin).parent / '.mim' / 'tools' / name
 
 
-def compare_with_stock(task, name, arguments, started, monkeypatch):
-    path = str(find_config(NAMES[task]))
+def compare_with_stock(task, name, arguments, started, monkeypatch, config=None):
+    path = str(find_config(config or NAMES[task]))
     for script in (TOOLS / name, stock_script(task, name)):
         start(script, [path, *arguments], monkeypatch)
     assert len(started) == 2, 'one of the scripts did not come as far as building a runner'
@@ -98,11 +98,21 @@ def test_detection_options_of_the_stock_script(started, monkeypatch, checkpoint)
         ['--work-dir', 'elsewhere', '--cfg-options', 'test_dataloader.num_workers=0'],
         ['--show-dir', 'drawn'],
         ['--show', '--wait-time', '0.5'],
-        ['--tta'],
     ],
 )
 def test_test_configures_as_the_stock_script(task, arguments, started, monkeypatch, checkpoint):
     compare_with_stock(task, 'test.py', [checkpoint, *arguments], started, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ('task', 'config'),
+    [('mmdet', 'retinanet_van-lska-tiny_fpn_1x_coco'), ('mmseg', NAMES['mmseg'])],
+)
+def test_augmentation_at_test_time_is_that_of_the_stock_script(
+    task, config, started, monkeypatch, checkpoint
+):
+    """A config with masks is refused, where the stock script stops at the first image."""
+    compare_with_stock(task, 'test.py', [checkpoint, '--tta'], started, monkeypatch, config)
 
 
 def test_a_detector_dumps_its_predictions(monkeypatch):
@@ -190,3 +200,35 @@ def test_the_work_dir_is_the_argument_then_the_config_then_the_name():
     assert cfg.work_dir == './work_dirs/some_name'
     launch.set_work_dir(cfg, 'configs/other.py', 'given')
     assert cfg.work_dir == 'given'
+
+
+def masked(metric='bbox', kind='CocoMetric', roi_head='StandardRoIHead') -> Config:
+    head = dict(type=roi_head, bbox_head=dict(), mask_head=dict(), mask_roi_extractor=dict())
+    return Config(
+        dict(
+            default_scope='mmdet',
+            model=dict(type='MaskRCNN', roi_head=head),
+            test_dataloader=dict(dataset=dict(pipeline=[dict(type='PackDetInputs')])),
+            test_evaluator=dict(type=kind, metric=metric),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        (masked(['bbox', 'segm']), r'CocoMetric wants masks .*test_evaluator\.metric=bbox'),
+        (masked(kind='CocoPanopticMetric'), 'CocoPanopticMetric wants masks'),
+        (masked(roi_head='HybridTaskCascadeRoIHead'), 'a MaskRCNN predicts both at once'),
+    ],
+)
+def test_masks_are_not_augmented_at_test_time(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        launch.enable_tta(cfg)
+
+
+def test_boxes_of_a_mask_head_are_augmented_without_it():
+    cfg = masked()
+    launch.enable_tta(cfg)
+    assert cfg.model.type == 'DetTTAModel'
+    assert cfg.model.module.roi_head.mask_head is None
