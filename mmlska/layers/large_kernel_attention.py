@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from mmlska.layers.official_names import rename_keys
-from mmlska.ops import decompose_kernel, depthwise_cascade, is_watched
+from mmlska.ops import (
+    decompose_kernel,
+    depthwise_cascade,
+    in_right_layout,
+    why_no_same_conv,
+    why_watched,
+)
 from mmlska.ops.argument_checks import check_odd, check_positive_int
 from mmlska.registry import MODELS
 
@@ -75,14 +81,24 @@ class _DepthwiseGate(nn.Module):
 
 
 def _apply(convs: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
-    """Apply depth-wise convolutions in one operation, or one by one where somebody watches them."""
-    bare = all(type(conv) is nn.Conv2d for conv in convs) and not is_watched(*convs)
-    if bare and isinstance(x, torch.Tensor) and not torch.jit.is_tracing():
+    """Apply depth-wise convolutions in one operation, or one by one where they must be called."""
+    if not _why_one_by_one(convs, x):
         parts = [(conv.weight, conv.bias, conv.dilation[0]) for conv in convs]
         return depthwise_cascade(x, *zip(*parts, strict=True))
     for conv in convs:
+        if isinstance(x, torch.Tensor) and isinstance(conv, nn.Conv2d):
+            x = in_right_layout(x, conv.weight, conv.dilation[0])
         x = conv(x)
     return x
+
+
+def _why_one_by_one(convs: Sequence[nn.Module], x: torch.Tensor) -> str:
+    """Why each convolution is called as the module that it is; '' if none has to be."""
+    if not isinstance(x, torch.Tensor):
+        return 'a symbol stands for the map'
+    if torch.jit.is_tracing():
+        return 'torch.jit.trace names operations by the modules that they are in'
+    return why_watched(*convs) or why_no_same_conv(*convs, depthwise=True)
 
 
 @MODELS.register_module()

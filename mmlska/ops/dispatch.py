@@ -1,59 +1,92 @@
-"""Which form of an operation runs."""
+"""Which form of an operation runs: the one place that chooses, remembers, and can tell."""
 
 import difflib
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import ModuleType
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from mmengine.logging import print_log
 
 from .call_context import (
     constant_when_compiled,
     is_compiling,
-    is_plain_tensor,
-    is_transformed,
+    layout_of,
     needs_gradients,
+    why_observed,
+    why_special,
 )
 from .depthwise_cascade import onednn
 from .depthwise_cascade import reference as cascade_reference
 from .depthwise_cascade import triton_op as cascade_triton_op
 from .depthwise_gelu import reference as gelu_reference
 from .depthwise_gelu import triton_op as gelu_triton_op
+from .form import FastForm, Form, Signature
 from .triton_support import triton_is_usable
 
+logger = logging.getLogger('mmlska')
 
-class Operation(NamedTuple):
+Tensors = Sequence[torch.Tensor]
+Biases = Sequence[torch.Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
     """What can be computed in several forms.
 
-    A form is a module with a function `run`. A fast form has two more: `can_run`, whether it
-    computes a call as the plain form does, and `wins`, whether it is faster there.
-
     Attributes:
-        name: What messages call it.
-        plain: The plain form.
-        fast: The fast forms, by the names of their backends. The first one that wins is taken.
+        name: The function of this module that computes it.
+        reference: The reference form, which backend 'plain' takes.
+        fast: The fast forms, by the names of their backends. The first one that is faster is taken.
     """
 
     name: str
-    plain: ModuleType
-    fast: dict[str, ModuleType]
+    reference: Form
+    fast: Mapping[str, FastForm]
+
+    def form(self, backend: str) -> Form:
+        """The form that a backend stands for."""
+        return self.reference if backend == 'plain' else self.fast[backend]
 
 
-FAST_FORMS: dict[str, ModuleType] = {'triton': cascade_triton_op, 'cpu': onednn}
-CASCADE = Operation('depth-wise cascade', cascade_reference, FAST_FORMS)
-CONV_GELU = Operation(
-    'depth-wise convolution with GELU', gelu_reference, {'triton': gelu_triton_op}
+CASCADE = Operation(
+    'depthwise_cascade', cascade_reference, {'triton': cascade_triton_op, 'cpu': onednn}
 )
-BACKENDS = ('auto', 'plain', *FAST_FORMS)
+CONV_GELU = Operation('depthwise_gelu', gelu_reference, {'triton': gelu_triton_op})
+BACKENDS = ('auto', 'plain', *CASCADE.fast)
 ENVIRONMENT_VARIABLE = 'MMLSKA_OPS'
+# Elements of the smallest map that any fast form is chosen for.
+SMALLEST = min(form.SMALLEST for form in CASCADE.fast.values())
+TOO_SMALL = f'the map has less than {SMALLEST} elements'
 
-_chosen: ContextVar[str | None] = ContextVar('mmlska_ops_backend', default=None)
+
+class Choice(NamedTuple):
+    """What was chosen for one call, see :func:`record_choices`.
+
+    Attributes:
+        operation: 'depthwise_cascade', 'depthwise_gelu', 'in_fast_layout' or 'in_bands'.
+        form: The backend whose form ran, 'plain' for the reference; of 'in_fast_layout'
+            'channels_last' or 'unchanged', of 'in_bands' 'bands' or 'whole'.
+        shape: Shape of the map.
+        dtype: Its dtype.
+        layout: Its layout, 'channels_last' or 'contiguous'.
+        reason: Why no fast form ran; '' if one did.
+    """
+
+    operation: str
+    form: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    layout: str
+    reason: str
+
+
+_backend: ContextVar[str | None] = ContextVar('mmlska_ops_backend', default=None)
+_recorders: ContextVar[tuple[list[Choice], ...]] = ContextVar('mmlska_ops_recorders', default=())
 
 
 def depthwise_cascade(
@@ -68,10 +101,11 @@ def depthwise_cascade(
     flow into the map, the weights and the biases.
 
     Which form computes it is chosen from the call: device, dtype, layout, shape, kernels, and
-    whether gradients are needed. Under a tracer or a function transform it is always the plain one.
+    whether gradients are needed. Under a tracer or a function transform it is always the reference.
     Compilers and ``torch.export`` see the operator ``mmlska::depthwise_cascade`` on a GPU for which
-    it has kernels, the plain form elsewhere, and keep that choice. :func:`use_backend` and the
-    environment variable ``MMLSKA_OPS`` override the choice wherever the named form can run.
+    it has kernels, the reference elsewhere, and keep that choice. :func:`use_backend` and the
+    environment variable ``MMLSKA_OPS`` override the choice wherever the named form can run; where
+    it cannot, a warning says why, and the reference runs. :func:`record_choices` tells the choice.
 
     Args:
         x (Tensor): Map ``(N, C, H, W)``.
@@ -86,9 +120,7 @@ def depthwise_cascade(
     Raises:
         ValueError: If ``MMLSKA_OPS`` names no backend. The message names all.
     """
-    # Compilers fold this line, so that they see little of the choice.
-    choose = _form_for_compiler if is_compiling() else _form_for
-    return choose(x, weights, biases, dilations).run(x, weights, biases, dilations)
+    return choose(CASCADE, x, weights, biases, dilations).run(x, weights, biases, dilations)
 
 
 def depthwise_gelu(
@@ -110,8 +142,7 @@ def depthwise_gelu(
     call = x, [weight], [bias], [1]
     if not may_fuse_gelu(x.device):
         return gelu_reference.run(*call)
-    choose = _form_for_compiler if is_compiling() else _form_for
-    return choose(*call, CONV_GELU).run(*call)
+    return choose(CONV_GELU, *call).run(*call)
 
 
 def may_fuse_gelu(device: torch.device) -> bool:
@@ -126,8 +157,9 @@ def use_backend(name: str) -> Iterator[None]:
     What activation checkpointing recomputes in the backward pass must be in the same block.
 
     Args:
-        name (str): 'auto' takes the fastest, 'plain' PyTorch's own convolutions, and any other name
-            of ``BACKENDS`` that form wherever it can run, fast or not.
+        name (str): 'auto' takes the fastest form, 'plain' the reference, PyTorch's own
+            convolutions, and any other name of ``BACKENDS`` that form wherever it can run, fast or
+            not. Where it cannot, the reference runs, and a warning says why, once for each reason.
 
     Raises:
         ValueError: If no backend bears the name. The message names all, and the nearest.
@@ -140,11 +172,11 @@ def use_backend(name: str) -> Iterator[None]:
         tensor([[[[2., 3., 2.],
                   [2., 3., 2.]]]])
     """
-    token = _chosen.set(_check_name(name, 'the name given to use_backend()'))
+    token = _backend.set(_check_name(name, 'the name given to use_backend()'))
     try:
         yield
     finally:
-        _chosen.reset(token)
+        _backend.reset(token)
 
 
 @constant_when_compiled
@@ -154,40 +186,199 @@ def chosen_backend() -> str:
     Raises:
         ValueError: If the environment names no backend.
     """
-    name = _chosen.get() or os.environ.get(ENVIRONMENT_VARIABLE) or 'auto'
+    name = _backend.get() or os.environ.get(ENVIRONMENT_VARIABLE) or 'auto'
     return _check_name(name, ENVIRONMENT_VARIABLE)
 
 
-def _form_for_compiler(x, weights, biases, dilations, operation=CASCADE) -> ModuleType:
-    """The form by what a compiler knows: sizes of maps may be symbols."""
-    name = chosen_backend()
-    form = operation.fast['triton']
-    wanted = name == 'triton' or (name == 'auto' and x.device.type == 'cuda')
-    return form if wanted and form.can_run(x, weights, biases, dilations) else operation.plain
+@contextmanager
+def record_choices() -> Iterator[list[Choice]]:
+    """Collect what is chosen for each eager call inside a ``with`` block, in this thread.
+
+    Compiled and exported graphs hold the choice that was made for them, and record nothing.
+
+    Yields:
+        list[Choice]: One entry a call, in the order of the calls: forms of operations, layouts of
+        maps, and whether chains of convolutions run by bands.
+
+    Example:
+        >>> from mmlska.ops import depthwise_cascade, record_choices
+        >>> x, row = torch.ones(1, 1, 2, 3), torch.ones(1, 1, 1, 3)
+        >>> with record_choices() as choices:
+        ...     out = depthwise_cascade(x, [row], [None], [1])
+        >>> choices[0].form, choices[0].reason
+        ('plain', 'the map has less than 32768 elements')
+    """
+    choices: list[Choice] = []
+    token = _recorders.set((*_recorders.get(), choices))
+    try:
+        yield choices
+    finally:
+        _recorders.reset(token)
 
 
-def _form_for(x, weights, biases, dilations, operation=CASCADE) -> ModuleType:
-    name = chosen_backend()
-    if name == 'plain' or not is_plain_tensor(x):
-        return operation.plain
-    call = x, weights, biases, dilations
-    training = needs_gradients(x, *weights, *biases)
+def record(operation: str, form: str, x: torch.Tensor, reason: str) -> None:
+    """Note a choice for whoever records, see :class:`Choice`."""
+    recorders = _recorders.get()
+    if recorders:
+        is_last = not why_observed(x) and layout_of(x) == torch.channels_last
+        layout = 'channels_last' if is_last else 'contiguous'
+        choice = Choice(operation, form, tuple(x.shape), x.dtype, layout, reason)
+        for choices in recorders:
+            choices.append(choice)
+
+
+def choose(
+    operation: Operation,
+    x: torch.Tensor,
+    weights: Tensors,
+    biases: Biases,
+    dilations: Sequence[int],
+) -> Form:
+    """The form that is to compute a call.
+
+    Args:
+        operation (Operation): What is computed.
+        x (Tensor): Map ``(N, C, H, W)``.
+        weights (Sequence[Tensor]): Kernels ``(C, 1, kh, kw)``.
+        biases (Sequence[Tensor | None]): Bias ``(C,)`` of each, or None.
+        dilations (Sequence[int]): Dilation of each.
+    """
+    # Compilers fold this line, so that they see little of the choice.
+    if is_compiling():
+        return _choose_for_compiler(operation, x, weights, biases, dilations)
+    form, reason = _choose_eagerly(operation, x, weights, biases, dilations)
+    if _recorders.get():
+        record(operation.name, form, x, reason)
+    return operation.form(form)
+
+
+def _choose_eagerly(
+    operation: Operation,
+    x: torch.Tensor,
+    weights: Tensors,
+    biases: Biases,
+    dilations: Sequence[int],
+) -> tuple[str, str]:
+    """The backend whose form runs, and why no fast form does, '' if one does."""
+    backend = chosen_backend()
+    if backend == 'plain':
+        return 'plain', "the backend is 'plain'"
+    # Before the map is asked for anything: what stands in for it may not answer.
+    reason = why_observed(x)
+    if backend != 'auto':
+        return _take_forced(operation, backend, reason, (x, weights, biases, dilations))
+    if reason:
+        return 'plain', reason
     # What excludes most calls stands first: on small maps the choice itself takes time.
-    for candidate, form in operation.fast.items():
-        is_wanted = name == candidate or (
-            name == 'auto' and form.wins(x, weights, dilations, training)
-        )
-        if is_wanted and _are_seen_by_nobody(weights, biases) and form.can_run(*call):
-            _tell(operation.name, candidate, x.device, x.dtype, x.shape, training)
-            return form
-    _tell(operation.name, 'plain', x.device, x.dtype, x.shape, training)
-    return operation.plain
+    if x.numel() < SMALLEST:
+        return 'plain', TOO_SMALL
+    faster, reason = faster_forms(
+        operation,
+        x.device,
+        x.dtype,
+        x.shape,
+        layout_of(x),
+        tuple([weight.shape for weight in weights]),
+        tuple(dilations),
+        needs_gradients(x, *weights, *biases),
+        torch._C._get_mkldnn_enabled(),
+    )
+    for candidate in faster:
+        reason = why_special(*weights, *biases)
+        reason = reason or operation.fast[candidate].why_not(x, weights, biases, dilations)
+        if not reason:
+            return candidate, ''
+    return 'plain', reason
 
 
-def _are_seen_by_nobody(weights, biases) -> bool:
-    """Whether a call is no more than that: without tracers, transforms and special tensors."""
-    parameters = [*weights, *(bias for bias in biases if bias is not None)]
-    return not is_transformed() and all(map(is_plain_tensor, parameters))
+def _take_forced(
+    operation: Operation,
+    backend: str,
+    reason: str,
+    call: tuple[torch.Tensor, Tensors, Biases, Sequence[int]],
+) -> tuple[str, str]:
+    """The form of a backend that the user chose, if nothing keeps it from running."""
+    form = operation.fast.get(backend)
+    if form is None:
+        reason = 'there is no such form of it'
+    reason = reason or why_special(*call[1], *call[2]) or form.why_not(*call)
+    if reason:
+        _warn_of(backend, operation.name, reason)
+        return 'plain', reason
+    return backend, ''
+
+
+@functools.lru_cache(maxsize=4096)
+def faster_forms(
+    operation: Operation,
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: torch.Size,
+    layout: torch.memory_format,
+    weights: tuple[torch.Size, ...],
+    dilations: tuple[int, ...],
+    training: bool,
+    has_onednn: bool,
+) -> tuple[tuple[str, ...], str]:
+    """The backends whose forms are faster than the reference, best first; remembered.
+
+    Args:
+        operation (Operation): What is computed.
+        device (torch.device): Device of the map.
+        dtype (torch.dtype): Its dtype.
+        shape (torch.Size): Its shape ``(N, C, H, W)``.
+        layout (torch.memory_format): Its memory format.
+        weights (tuple[torch.Size, ...]): Shapes ``(C, 1, kh, kw)`` of the kernels.
+        dilations (tuple[int, ...]): Dilation of each.
+        training (bool): Whether autograd records the call.
+        has_onednn (bool): Whether PyTorch may use oneDNN.
+
+    Returns:
+        tuple[tuple[str, ...], str]: The backends, and why the others are not among them.
+    """
+    kernels = tuple((height, width) for _, _, height, width in weights)
+    call = Signature(device, dtype, shape, layout, kernels, dilations, training, has_onednn)
+    reasons = {name: form.why_slower(call) for name, form in operation.fast.items()}
+    faster = tuple(name for name, reason in reasons.items() if not reason)
+    text = '; '.join(f'{name}: {reason}' for name, reason in reasons.items() if reason)
+    logger.debug('%s of %s: %s (%s)', operation.name, call, faster or 'plain', text)
+    return faster, text
+
+
+def _choose_for_compiler(
+    operation: Operation,
+    x: torch.Tensor,
+    weights: Tensors,
+    biases: Biases,
+    dilations: Sequence[int],
+) -> Form:
+    """The form by what a compiler knows: sizes of maps may be symbols."""
+    backend = chosen_backend()
+    if backend == 'plain' or not (backend == 'triton' or x.device.type == 'cuda'):
+        return operation.reference
+    reason = operation.fast['triton'].why_not(x, weights, biases, dilations)
+    if reason and backend == 'triton':
+        _warn_of(backend, operation.name, reason)
+    return operation.reference if reason else operation.fast['triton']
+
+
+@constant_when_compiled
+def _warn_of(backend: str, operation: str, reason: str) -> bool:
+    """Say why a backend that the user chose does not compute a call; once for each reason."""
+    return _warn_once(backend, operation, reason)
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_once(backend: str, operation: str, reason: str) -> bool:
+    logger.warning(
+        "%s: the backend %r was chosen by use_backend() or %s, but cannot run: %s. PyTorch's own "
+        'operations compute it instead',
+        operation,
+        backend,
+        ENVIRONMENT_VARIABLE,
+        reason,
+    )
+    return True
 
 
 def _check_name(name: str, source: str) -> str:
@@ -198,20 +389,3 @@ def _check_name(name: str, source: str) -> str:
             f'{source} is {name!r}, but must be one of {", ".join(map(repr, BACKENDS))}{hint}'
         )
     return name
-
-
-@functools.lru_cache(maxsize=256)
-def _tell(
-    operation: str,
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    shape: torch.Size,
-    training: bool,
-) -> None:
-    print_log(
-        f'{operation} by the {name!r} form: {device}, {dtype}, map {tuple(shape)}, '
-        f'{"training" if training else "inference"}',
-        'current',
-        logging.DEBUG,
-    )

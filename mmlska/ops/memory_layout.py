@@ -3,49 +3,81 @@
 import torch
 
 from . import triton_support
-from .call_context import (
-    is_autocast,
-    is_compiling,
-    is_plain_tensor,
-    is_transformed,
-    needs_gradients,
-)
+from .call_context import is_autocast, is_compiling, needs_gradients, why_observed
 from .depthwise_cascade import onednn, triton_op
-from .dispatch import chosen_backend
+from .dispatch import chosen_backend, record
 
 
-def in_fast_layout(x: torch.Tensor, least: int = 2**16) -> torch.Tensor:
+def in_fast_layout(
+    x: torch.Tensor, least: int = 2**16, device_type: str | None = None
+) -> torch.Tensor:
     """Put a map into the layout in which what follows is fastest, where that is known.
 
     On the CPU that is channels_last for float32 maps that are large enough: oneDNN's convolutions
     and a LayerNorm over the channels work on it as it is. On a GPU it is channels_last for maps
     that the kernels in Triton are chosen for, which would turn every map themselves. Layers keep
     the layout, so that one call serves a whole stage. Values do not change. The backend 'plain' of
-    :func:`mmlska.ops.use_backend` leaves every map as it is.
+    :func:`mmlska.ops.use_backend` leaves every map as it is, and so do tracers.
 
     Args:
         x (Tensor): Map ``(N, C, H, W)``.
         least (int): Elements of the smallest map for which that is faster on the CPU. Defaults to
             2**16, as measured for the blocks of VAN.
+        device_type (str, optional): The type of device on which alone it may be done. Defaults to
+            None: any.
 
     Returns:
         Tensor: The same map, in channels_last or as it was.
     """
-    if x.dim() != 4:
-        return x
-    if triton_support.triton_is_usable(x.device) and _is_for_triton(x):
-        return x.contiguous(memory_format=torch.channels_last)
-    if is_compiling() or not is_plain_tensor(x) or x.numel() < least:
-        return x
-    wins = onednn.is_measured(x) and not is_autocast('cpu') and not is_transformed()
-    return onednn.to_channels_last(x) if wins and chosen_backend() != 'plain' else x
-
-
-def _is_for_triton(x: torch.Tensor) -> bool:
-    name = chosen_backend()
-    if name != 'auto' or x.dtype not in triton_support.DTYPES:
-        return name == 'triton' and x.dtype in triton_support.DTYPES
     if is_compiling():
-        return x.device.type == 'cuda'
-    wins = triton_op.wins(x, (), (), needs_gradients(x))
-    return wins and is_plain_tensor(x) and not is_transformed()
+        turn = _is_faster_compiled(x, device_type)
+        return x.contiguous(memory_format=torch.channels_last) if turn else x
+    reason = _why_unchanged(x, least, device_type)
+    record('in_fast_layout', 'unchanged' if reason else 'channels_last', x, reason)
+    if reason:
+        return x
+    if x.device.type == 'cpu':
+        return onednn.to_channels_last(x)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _why_unchanged(x: torch.Tensor, least: int, device_type: str | None) -> str:
+    """Why an eager map of any shape stays in its layout; '' if it does not."""
+    reason = why_observed(x)
+    if reason:
+        return reason
+    if x.dim() != 4:
+        return 'the map is not of shape (N, C, H, W)'
+    if device_type not in (None, x.device.type):
+        return f'the map is not on the type of device {device_type!r}'
+    backend = chosen_backend()
+    if backend == 'plain':
+        return "the backend is 'plain'"
+    if x.device.type != 'cpu' or backend == 'triton':
+        reason = _why_not_for_triton(x, backend)
+        if not reason or x.device.type != 'cpu':
+            return reason
+    if x.numel() < least:
+        return 'the map is small'
+    return 'autocast is on' if is_autocast('cpu') else onednn.why_not_measured(x.dtype)
+
+
+def _why_not_for_triton(x: torch.Tensor, backend: str) -> str:
+    """Why the kernels in Triton are not chosen for a map ``(N, C, H, W)``."""
+    if not triton_support.triton_is_usable(x.device):
+        return 'Triton does not run on the device'
+    if x.dtype not in triton_support.DTYPES:
+        return 'there are no kernels for the dtype of the map'
+    if backend == 'auto':
+        return triton_op.why_slower_for(x.device, x.numel(), needs_gradients(x))
+    return '' if backend == 'triton' else f'the backend is {backend!r}'
+
+
+def _is_faster_compiled(x: torch.Tensor, device_type: str | None) -> bool:
+    """Whether a compiler is to see a map in channels_last, by what it knows of it."""
+    if x.dim() != 4 or device_type not in (None, x.device.type):
+        return False
+    if not triton_support.triton_is_usable(x.device) or x.dtype not in triton_support.DTYPES:
+        return False
+    backend = chosen_backend()
+    return backend == 'triton' or (backend == 'auto' and x.device.type == 'cuda')

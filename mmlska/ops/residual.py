@@ -2,7 +2,7 @@
 
 import torch
 
-from .call_context import needs_gradients
+from .call_context import is_compiling, needs_gradients, why_observed
 from .dispatch import chosen_backend
 
 
@@ -18,6 +18,9 @@ def add_scaled(x: torch.Tensor, branch: torch.Tensor, scale: torch.Tensor) -> to
         Tensor: Map of the same shape.
     """
     scale = scale[:, None, None]
+    # A tracer is to see the same whether gradients are on or off.
+    if not is_compiling() and why_observed(x, branch):
+        return x + branch * scale
     # The gradients of the single operation take one pass more, all that it saves.
     if needs_gradients(x, branch, scale) or chosen_backend() == 'plain':
         return x + branch * scale

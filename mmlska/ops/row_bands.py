@@ -4,15 +4,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from .call_context import (
-    is_autocast,
-    is_compiling,
-    is_plain_tensor,
-    is_transformed,
-    needs_gradients,
-)
+from .call_context import is_autocast, is_compiling, needs_gradients, why_observed
 from .depthwise_cascade import onednn
-from .dispatch import chosen_backend
+from .dispatch import chosen_backend, record
 
 # Elements of the widest map in between, for one image: from which number on bands win, and how many
 # a band has. They stay in the processor's cache, and their memory is used again, not asked for.
@@ -44,7 +38,11 @@ def in_bands(
     Returns:
         Tensor: Map ``(N, C, H, W)``.
     """
-    if not _is_worthwhile(x, channels_between, parameters):
+    if is_compiling():
+        return run(x)
+    reason = _why_whole(x, channels_between, parameters)
+    record('in_bands', 'whole' if reason else 'bands', x, reason)
+    if reason:
         return run(x)
     height = x.shape[2]
     rows = max(4 * reach, 1, IN_BAND // (channels_between * x.shape[3]))
@@ -58,14 +56,19 @@ def in_bands(
     return out
 
 
-def _is_worthwhile(x, channels_between, parameters):
-    if is_compiling() or not is_plain_tensor(x) or x.dim() != 4:
-        return False
-    return (
-        channels_between * x.shape[2] * x.shape[3] >= WORTHWHILE
-        and onednn.is_measured(x)
-        and not is_autocast('cpu')
-        and not is_transformed()
-        and not needs_gradients(x, *parameters)
-        and chosen_backend() != 'plain'
-    )
+def _why_whole(x: torch.Tensor, channels_between: int, parameters: Iterable[torch.Tensor]) -> str:
+    """Why a map ``(N, C, H, W)`` is computed at once; '' if bands are faster."""
+    reason = why_observed(x)
+    if reason:
+        return reason
+    if x.dim() != 4 or channels_between * x.shape[2] * x.shape[3] < WORTHWHILE:
+        return 'the map is small'
+    if x.device.type != 'cpu':
+        return 'the map is not on the CPU'
+    if is_autocast('cpu'):
+        return 'autocast is on'
+    if needs_gradients(x, *parameters):
+        return 'gradients are needed'
+    if chosen_backend() == 'plain':
+        return "the backend is 'plain'"
+    return onednn.why_not_measured(x.dtype)

@@ -1,4 +1,4 @@
-"""Whether kernels written in Triton run on a device, and the reason where they do not.
+"""What keeps kernels written in Triton from running on a device or a call.
 
 Importing this module imports no Triton. Forms that have such kernels import them when they first
 run, after :func:`triton_is_usable` has said yes.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .argument_checks import why_apart
 from .call_context import constant_when_compiled, is_autocast
 
 OLDEST_TORCH = (2, 4)  # the first with torch.library.register_autograd
@@ -28,21 +29,20 @@ def triton_is_usable(device: torch.device) -> bool:
     return not why_no_triton(device)
 
 
-def takes(
+def why_not(
     x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
-) -> bool:
-    """Whether kernels run on the device of a map and its parameters belong to it.
+) -> str:
+    """What keeps kernels from a map ``(N, C, H, W)`` and its parameters; '' if nothing does."""
+    reason = _why_no_triton_remembered(x.device)
+    if reason:
+        return reason
+    parameter_dtypes = DTYPES if is_autocast(x.device.type) else (x.dtype,)
+    return why_apart(x, weights, biases, DTYPES, parameter_dtypes)
 
-    Where they do not, PyTorch's convolutions say best what is wrong.
-    """
-    if not triton_is_usable(x.device) or x.dim() != 4 or x.dtype not in DTYPES:
-        return False
-    parameters = [*weights, *(bias for bias in biases if bias is not None)]
-    dtypes = DTYPES if is_autocast(x.device.type) else (x.dtype,)
-    return all(
-        parameter.device == x.device and parameter.dtype in dtypes and len(parameter) == x.shape[1]
-        for parameter in parameters
-    )
+
+@constant_when_compiled
+def _why_no_triton_remembered(device: torch.device) -> str:
+    return why_no_triton(device)
 
 
 def why_no_triton(device: torch.device) -> str:

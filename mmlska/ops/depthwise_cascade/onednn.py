@@ -13,15 +13,17 @@ The sides are padded with zeros to multiples of the dilation, once for the casca
 convolution sees beyond the border anyway, provided that the padding is zero again before each one.
 """
 
-import functools
 import math
 import platform
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from .. import argument_checks
 from ..call_context import is_autocast, layout_of, needs_gradients
+from ..form import Signature
 from . import reference
 
 CHANNELS_LAST = torch.channels_last
@@ -30,56 +32,61 @@ SMALLEST = 2**15
 # Elements of a map that, with the maps made of it, stays in the cache. Its memory is used again for
 # the next slice, where that of large maps is asked for anew, page by page.
 IN_SLICE = 2**19
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+Weights = Sequence[torch.Tensor]
+Biases = Sequence[torch.Tensor | None]
 
 
-def can_run(
+def why_not(
     x: torch.Tensor,
-    weights: Sequence[torch.Tensor],
-    biases: Sequence[torch.Tensor | None],
+    weights: Weights,
+    biases: Biases,
     dilations: Sequence[int],
-) -> bool:
-    """Whether this form computes the cascade as the plain one does."""
-    return (
-        x.device.type == 'cpu'
-        and x.dim() == 4
-        and x.numel() > 0
-        and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
-        and all(weight.dtype == x.dtype for weight in weights)
-        and not is_autocast('cpu')
-    )
+) -> str:
+    """What keeps this form from computing a cascade as the reference does; '' if nothing does."""
+    if x.device.type != 'cpu':
+        return 'the map is not on the CPU'
+    if x.numel() == 0:
+        return 'the map is empty'
+    if is_autocast('cpu'):
+        return 'autocast is on'
+    return argument_checks.why_apart(x, weights, biases, DTYPES, (x.dtype,))
 
 
-def wins(
-    x: torch.Tensor, weights: Sequence[torch.Tensor], dilations: Sequence[int], training: bool
-) -> bool:
-    """Whether this form is clearly the faster one where it was measured."""
-    if x.numel() < SMALLEST:
-        return False
-    kernels = tuple([weight.shape[2:] for weight in weights])
-    least = _least_elements(kernels, tuple(dilations), training, layout_of(x))
-    return x.numel() >= least and is_measured(x)
+def why_slower(call: Signature) -> str:
+    """Why this form is not known to be clearly faster; '' where it was measured to be."""
+    if call.device.type != 'cpu':
+        return 'the map is not on the CPU'
+    reason = why_not_measured(call.dtype)
+    if reason:
+        return reason
+    least = _least_elements(call.kernels, call.dilations, call.training, call.layout)
+    if least == math.inf:
+        return "PyTorch's own kernels are fast for such a cascade"
+    elements = math.prod(call.shape)
+    return '' if elements >= least else f'the map has less than {least} elements'
 
 
-def is_measured(x: torch.Tensor) -> bool:
-    """Whether the device, the dtype and the library are those that the rules were measured on."""
-    return (
-        x.device.type == 'cpu'
-        and x.dtype == torch.float32
-        and platform.machine() in ('x86_64', 'AMD64')
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
-    )
+def why_not_measured(dtype: torch.dtype) -> str:
+    """In what dtype, processor or library differ from those that the rules were measured on."""
+    if dtype != torch.float32:
+        return 'it was measured in float32 only'
+    if platform.machine() not in ('x86_64', 'AMD64'):
+        return f'it was measured on x86_64, not on {platform.machine()}'
+    if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
+        return 'oneDNN is absent or turned off'
+    return ''
 
 
-@functools.lru_cache(maxsize=256)
 def _least_elements(
-    kernels: tuple[tuple[int, int], ...],
-    dilations: tuple[int, ...],
+    kernels: Sequence[Sequence[int]],
+    dilations: Sequence[int],
     training: bool,
     layout: torch.memory_format,
 ) -> float:
     """From which size of the map on this form wins, measured on an AMD EPYC (Zen 4)."""
-    dilated = [(k, d) for k, d in zip(kernels, dilations, strict=True) if d > 1 and max(k) > 1]
+    effective = _effective_dilations(kernels, dilations)
+    dilated = [(k, d) for k, d in zip(kernels, effective, strict=True) if d > 1]
     if dilated:
         square = any(min(kernel) > 1 for kernel, _ in dilated)
         # Forward, oneDNN is fast for dilated kernels too as long as they are short.
@@ -99,14 +106,23 @@ def _least_elements(
 
 def run(
     x: torch.Tensor,
-    weights: Sequence[torch.Tensor],
-    biases: Sequence[torch.Tensor | None],
+    weights: Weights,
+    biases: Biases,
     dilations: Sequence[int],
 ) -> torch.Tensor:
     """Apply the convolutions in the given order, see :func:`mmlska.ops.depthwise_cascade`."""
+    dilations = _effective_dilations([weight.shape[2:] for weight in weights], dilations)
     if needs_gradients(x, *weights, *biases):
-        return _Cascade.apply(x, tuple(dilations), *weights, *biases)
+        return _Cascade.apply(x, dilations, *weights, *biases)
     return _in_slices(x, weights, biases, dilations)
+
+
+def _effective_dilations(
+    kernels: Sequence[Sequence[int]], dilations: Sequence[int]
+) -> tuple[int, ...]:
+    """The dilations of kernels of these heights and widths: a single tap has none."""
+    pairs = zip(kernels, dilations, strict=True)
+    return tuple([dilation if max(kernel) > 1 else 1 for kernel, dilation in pairs])
 
 
 def to_channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -124,7 +140,9 @@ class _Cascade(torch.autograd.Function):
     """The cascade with a backward pass that stays within the fast cases too."""
 
     @staticmethod
-    def forward(ctx, x, dilations, *parameters):
+    def forward(
+        ctx: Any, x: torch.Tensor, dilations: tuple[int, ...], *parameters: torch.Tensor | None
+    ) -> torch.Tensor:
         number = len(dilations)
         weights, biases = parameters[:number], parameters[number:]
         out, maps = _forward(x, weights, biases, dilations, training=True)
@@ -133,7 +151,7 @@ class _Cascade(torch.autograd.Function):
         return _crop(out, x)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         number = len(ctx.dilations)
         weights, biases, maps = saved[:number], saved[number : 2 * number], saved[2 * number :]
@@ -145,8 +163,10 @@ class _Cascade(torch.autograd.Function):
         return grads[0], None, *grads[1:]
 
 
-def _in_slices(x, weights, biases, dilations):
-    """The result, without gradients, computed from as many channels at once as the cache holds."""
+def _in_slices(
+    x: torch.Tensor, weights: Weights, biases: Biases, dilations: Sequence[int]
+) -> torch.Tensor:
+    """The result ``(N, C, H, W)``, without gradients, by as many channels as the cache holds."""
     n, c, h, w = x.shape
     channels = max(16, IN_SLICE // (n * h * w) // 16 * 16)
     if channels >= c:
@@ -161,8 +181,13 @@ def _in_slices(x, weights, biases, dilations):
     return out
 
 
-def _forward(x, weights, biases, dilations, training):
-    """The padded result and, for training, the padded map that each convolution saw."""
+def _forward(
+    x: torch.Tensor, weights: Weights, biases: Biases, dilations: Sequence[int], training: bool
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The result of a map ``(N, C, H, W)``, padded to ``(N, C, H', W')``.
+
+    For training also the map of that size which each convolution saw.
+    """
     size = x.shape[2:]
     maps = []
     current = _pad(x, _padded_size(size, weights, dilations, training))
@@ -175,8 +200,19 @@ def _forward(x, weights, biases, dilations, training):
     return current, maps
 
 
-def _backward(grad, x, weights, maps, dilations, needed):
-    """Gradients of the input, the weights and the biases, None where none is needed."""
+def _backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weights: Weights,
+    maps: Sequence[torch.Tensor],
+    dilations: Sequence[int],
+    needed: Sequence[bool],
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of the map, the weights and the biases, None where none is needed.
+
+    ``grad`` and ``x`` are ``(N, C, H, W)``, the padded ``maps (N, C, H', W')`` those of
+    :func:`_forward`.
+    """
     number = len(weights)
     need_weight, need_bias = needed[1 : 1 + number], needed[1 + number :]
     for_weights, for_biases = [None] * number, [None] * number
@@ -192,23 +228,29 @@ def _backward(grad, x, weights, maps, dilations, needed):
     return _crop(grad, x), *for_weights, *for_biases
 
 
-def _padded_size(size, weights, dilations, training):
-    """Sides that the dilations divide, along each axis where that is needed."""
-    sides = []
-    for axis, side in zip((2, 3), size, strict=True):
-        steps = [
+def _padded_size(
+    size: Sequence[int], weights: Weights, dilations: Sequence[int], training: bool
+) -> tuple[int, int]:
+    """Height and width that the dilations divide, along each axis where that is needed."""
+
+    def side(axis: int) -> int:
+        divisors = [
             dilation
             for weight, dilation in zip(weights, dilations, strict=True)
             # Forward, oneDNN is fast for kernels of one column, dilated or not.
             if weight.shape[axis] > 1 and (training or weight.shape[3] > 1)
         ]
-        step = math.lcm(1, *steps)
-        sides.append(-(-side // step) * step)
-    return tuple(sides)
+        multiple = math.lcm(1, *divisors)
+        return -(-size[axis - 2] // multiple) * multiple
+
+    return side(2), side(3)
 
 
-def _pad(x, size):
-    """The map in channels_last with zeros up to a size; itself if there is nothing to do."""
+def _pad(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """The map ``(N, C, H, W)`` in channels_last with zeros up to the size ``(H', W')``.
+
+    The map itself if there is nothing to do.
+    """
     height, width = x.shape[2:]
     if (height, width) == tuple(size):
         return to_channels_last(x)
@@ -223,21 +265,24 @@ def _pad(x, size):
     return padded
 
 
-def _clear_padding(padded, size, weight):
-    """Make the padding zero along the axes of a kernel, in place."""
+def _clear_padding(padded: torch.Tensor, size: Sequence[int], weight: torch.Tensor) -> None:
+    """Make ``(N, C, H', W')`` zero beyond the size ``(H, W)`` along the axes of a kernel."""
     if weight.shape[2] > 1 and padded.shape[2] > size[0]:
         padded[:, :, size[0] :] = 0
     if weight.shape[3] > 1 and padded.shape[3] > size[1]:
         padded[:, :, :, size[1] :] = 0
 
 
-def _crop(padded, like):
-    """The part that is no padding, in the layout of another map."""
+def _crop(padded: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The part of ``(N, C, H', W')`` of the size and in the layout of a map ``(N, C, H, W)``."""
     cropped = padded[:, :, : like.shape[2], : like.shape[3]]
     return cropped.contiguous(memory_format=layout_of(like))
 
 
-def _convolve(x, weight, bias, dilation):
+def _convolve(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int
+) -> torch.Tensor:
+    """One convolution of a map ``(N, C, H', W')`` in channels_last."""
     if weight.shape[3] == 1:
         return reference.run(x, [weight], [bias], [dilation])
     view = _undilate(x, weight, dilation)
@@ -247,15 +292,26 @@ def _convolve(x, weight, bias, dilation):
     return _redilate(reference.run(view, [weight_there], [bias_there], [1]), x, weight)
 
 
-def _input_gradient(grad, weight, dilation):
+def _input_gradient(grad: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
+    """Gradient ``(N, C, H', W')`` of what a convolution saw, from that of what it made."""
     view = _undilate(grad, weight, dilation)
     weight_there = weight.repeat(view.shape[1] // grad.shape[1], 1, 1, 1)
     found = _convolution_backward(view, view, weight_there, [True, False, False])[0]
     return _redilate(found, grad, weight)
 
 
-def _parameter_gradients(grad, x, weight, dilation, needed):
-    """Gradients of weight and bias, from maps in which the kernel is one column wide."""
+def _parameter_gradients(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    dilation: int,
+    needed: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of weight and bias, from maps in which a 1-D kernel is one column wide.
+
+    ``grad`` and ``x``, what the convolution made and saw, are ``(N, C, H', W')``; ``needed`` has a
+    flag for the weight and one for the bias.
+    """
     horizontal = weight.shape[2] == 1
     undilate = _rows if horizontal else _undilate
     grad, x = (undilate(t, weight, dilation) for t in (grad, x))
@@ -270,7 +326,10 @@ def _parameter_gradients(grad, x, weight, dilation, needed):
     return for_weight, for_bias
 
 
-def _convolution_backward(grad, x, weight, needed):
+def _convolution_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, needed: Sequence[bool]
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of map ``(N, C, H, W)``, kernel ``(C, 1, kh, kw)`` and bias, without dilation."""
     channels = len(weight)
     reach = [size // 2 for size in weight.shape[2:]]
     return torch.ops.aten.convolution_backward(
@@ -278,8 +337,12 @@ def _convolution_backward(grad, x, weight, needed):
     )
 
 
-def _undilate(x, weight, dilation):
-    """The map in which a kernel of this dilation has none; 1-D kernels need no copy."""
+def _undilate(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
+    """The map in which a kernel of dilation ``d`` has none; 1-D kernels need no copy.
+
+    A map ``(N, C, H, W)`` becomes ``(N, dC, H, W/d)`` for a row, ``(N, C, H/d, dW)`` for a column,
+    ``(ddN, C, H/d, W/d)`` for a rectangle.
+    """
     if dilation == 1:
         return x
     n, c, h, w = x.shape
@@ -295,8 +358,8 @@ def _undilate(x, weight, dilation):
     return last.permute(0, 3, 1, 2)
 
 
-def _redilate(view, x, weight):
-    """Undo :func:`_undilate` for a map of the shape of ``x``."""
+def _redilate(view: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Undo :func:`_undilate` for a map of the shape ``(N, C, H, W)`` of ``x``."""
     n, c, h, w = x.shape
     last = view.permute(0, 2, 3, 1)
     if weight.shape[2] > 1 and weight.shape[3] > 1:
@@ -305,8 +368,11 @@ def _redilate(view, x, weight):
     return last.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def _rows(x, weight, dilation):
-    """Each row as a map of ``dilation`` columns, in which a horizontal kernel is vertical."""
+def _rows(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
+    """Each row as a map of ``d`` columns, in which a horizontal kernel is vertical.
+
+    A map ``(N, C, H, W)`` becomes ``(NH, C, W/d, d)``; the kernel is not looked at.
+    """
     n, c, h, w = x.shape
     last = x.permute(0, 2, 3, 1).reshape(n * h, w // dilation, dilation, c)
     return last.permute(0, 3, 1, 2)

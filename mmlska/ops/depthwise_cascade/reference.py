@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from .. import onednn_defect
+
 
 def run(
     x: torch.Tensor,
@@ -15,7 +17,10 @@ def run(
     """Apply the convolutions in the given order, see :func:`mmlska.ops.depthwise_cascade`."""
     for weight, bias, dilation in zip(weights, biases, dilations, strict=True):
         padding = [dilation * (size // 2) for size in weight.shape[2:]]
-        x = F.conv2d(x, weight, bias, 1, padding, dilation, weight.shape[0])
+        if onednn_defect.is_affected(weight, dilation):
+            x = onednn_defect.convolve(x, weight, bias, padding)
+        else:
+            x = F.conv2d(x, weight, bias, 1, padding, dilation, weight.shape[0])
     return x
 
 
@@ -30,8 +35,19 @@ def backward(
 ) -> list[torch.Tensor | None]:
     """Gradients of the map, the weights and the biases with a graph of their own.
 
-    Every form falls back on it for gradients of gradients. ``needed`` has a flag for each; the
-    others are None. ``run`` is the plain form to differentiate.
+    Every form falls back on it for gradients of gradients.
+
+    Args:
+        grad (Tensor): Gradient of the result, ``(N, C, H, W)``.
+        x (Tensor): Map ``(N, C, H, W)``.
+        weights (Sequence[Tensor]): Kernels ``(C, 1, kh, kw)``.
+        biases (Sequence[Tensor | None]): Bias ``(C,)`` of each, or None.
+        dilations (Sequence[int]): Dilation of each.
+        needed (Sequence[bool]): Which gradients: of the map, of all weights, of all biases.
+        run (Callable): The reference form that is differentiated. Defaults to :func:`run`.
+
+    Returns:
+        list[Tensor | None]: A gradient of the shape of each, None where none is needed.
     """
     leaves = [x, *weights, *biases]
     inputs = [tensor for tensor, flag in zip(leaves, needed, strict=True) if flag]

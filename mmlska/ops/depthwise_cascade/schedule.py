@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..call_context import is_compiling, is_plain_tensor
+from ..call_context import is_compiling, why_special
 
 ROWS, COLUMNS = 3, 2
 # Values that a thread keeps for one position without running out of its 255 registers.
@@ -128,7 +128,7 @@ def _arrange(kernels, dilations):
 def plan_of(weights: Sequence[torch.Tensor], dilations: Sequence[int]) -> tuple[March, ...]:
     """:func:`plan` for kernels ``(C, 1, kh, kw)``."""
     # Compilers warn of what remembers, and symbols cannot be remembered.
-    plain = bool(weights) and is_plain_tensor(weights[0]) and not is_compiling()
+    plain = bool(weights) and not is_compiling() and not why_special(weights[0])
     find = _remembered_plan if plain else plan
     return find(tuple(tuple(weight.shape[2:]) for weight in weights), tuple(dilations))
 

@@ -8,13 +8,14 @@ Compilers and ``torch.export`` see one operator, ``mmlska::depthwise_cascade``, 
 Eager calls do without it: passing an operator takes longer than a small map.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 
-from .. import custom_ops
+from .. import custom_ops, triton_support
 from ..call_context import is_autocast, is_compiling, layout_of, needs_gradients
-from ..triton_support import takes
+from ..form import Signature
 from . import reference
 from .schedule import plan_of
 
@@ -22,21 +23,31 @@ Biases = Sequence[torch.Tensor | None]
 # Elements of the smallest map, in inference and in training, for which this form is taken. Not
 # measured: below, launches take longer than kernels. Two of ours stand for four of PyTorch's in
 # inference, a dozen for three times as many in training.
-SMALLEST = {False: 2**18, True: 2**16}
+LEAST = {False: 2**18, True: 2**16}
+SMALLEST = min(LEAST.values())
 
 
-def can_run(
+def why_not(
     x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Biases, dilations: Sequence[int]
-) -> bool:
-    """Whether this form computes the cascade as the plain one does."""
-    return takes(x, weights, biases) and bool(plan_of(weights, dilations))
+) -> str:
+    """What keeps this form from computing a cascade as the reference does; '' if nothing does."""
+    reason = triton_support.why_not(x, weights, biases)
+    if reason:
+        return reason
+    return '' if plan_of(weights, dilations) else 'there are no kernels for such a cascade'
 
 
-def wins(
-    x: torch.Tensor, weights: Sequence[torch.Tensor], dilations: Sequence[int], training: bool
-) -> bool:
-    """Whether this form is expected to be faster. Not measured."""
-    return x.is_cuda and x.numel() >= SMALLEST[training]
+def why_slower(call: Signature) -> str:
+    """Why this form is not expected to be faster; '' if it is. Not measured."""
+    return why_slower_for(call.device, math.prod(call.shape), call.training)
+
+
+def why_slower_for(device: torch.device, elements: int, training: bool) -> str:
+    """The same by the device and the number of elements of a map."""
+    if device.type != 'cuda':
+        return 'the map is not on a GPU'
+    least = LEAST[training]
+    return '' if elements >= least else f'the map has less than {least} elements'
 
 
 def run(

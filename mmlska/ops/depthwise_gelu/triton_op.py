@@ -10,23 +10,24 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import custom_ops
+from .. import custom_ops, triton_support
 from ..call_context import is_autocast, is_compiling, layout_of, needs_gradients
-from ..depthwise_cascade.triton_op import wins
-from ..triton_support import takes
+from ..depthwise_cascade.triton_op import SMALLEST, why_slower
 from . import reference
 
-__all__ = ['can_run', 'run', 'wins']
+__all__ = ['SMALLEST', 'run', 'why_not', 'why_slower']
 
 
-def can_run(
+def why_not(
     x: torch.Tensor,
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None],
     dilations: Sequence[int],
-) -> bool:
-    """Whether this form computes the convolution with GELU as the plain one does."""
-    return takes(x, weights, biases) and weights[0].shape[1:] == (1, 3, 3)
+) -> str:
+    """What keeps this form from the convolution of a map ``(N, C, H, W)``, then GELU."""
+    if weights[0].shape[1:] != (1, 3, 3):
+        return 'the kernel is not a depth-wise one of 3x3'
+    return triton_support.why_not(x, weights, biases)
 
 
 def run(
