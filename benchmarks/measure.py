@@ -4,15 +4,14 @@ import contextlib
 import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
-from unittest import mock
 
 import torch
 
-from mmlska.ops import dispatch, row_bands, use_backend
+from mmlska.ops import Choice, record_choices, use_backend
 
 from . import timing
 from .settings import WHOLE_MODELS, Settings
@@ -26,8 +25,6 @@ TOLERANCES = {'float64': 1e-10, 'float32': 1e-4, 'float16': 1e-2, 'bfloat16': 5e
 # Which regions a detector trains on flips with the last bit of a score: of many thousand scores
 # some are all but equal.
 LOOSE_TOLERANCES = {'loss': 1e-2, 'drawn_gradients': 0.2}
-# Names by which a user chooses the forms, by their modules.
-FORM_BACKENDS = {'reference': 'plain', 'onednn': 'cpu', 'triton_op': 'triton'}
 
 
 @dataclass
@@ -104,9 +101,9 @@ def _measure(settings: Settings) -> Result:
     modules, backends = subject.modules(), {'plain': 'plain', 'ours': settings.backend}
     forms, tensors = {}, {}
     for name, module in modules.items():
-        with use_backend(backends[name]), watch_choices() as seen:
+        with use_backend(backends[name]), record_choices() as choices:
             tensors[name] = subject.compare(module)
-        forms[name] = sorted(seen)
+        forms[name] = name_forms(choices)
     check_reference(forms[REFERENCE])
     errors = check_errors(tensors[OURS], tensors[REFERENCE], settings)
     del tensors
@@ -148,30 +145,15 @@ def in_backend(name: str, run: Callable[[], object]) -> Callable[[], object]:
     return call
 
 
-@contextlib.contextmanager
-def watch_choices() -> Iterator[set[str]]:
-    """Note which form computes each cascade, in which layout, and whether FFNs run by bands."""
-    seen = set()
-    choose, is_worthwhile = dispatch._form_for, row_bands._is_worthwhile
-
-    def note_form(x: torch.Tensor, *arguments: Any) -> Any:
-        form = choose(x, *arguments)
-        is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        backend = FORM_BACKENDS[form.__name__.rpartition('.')[2]]
-        seen.add(backend + (' (channels_last)' if is_last else ''))
-        return form
-
-    def note_bands(*arguments: Any) -> bool:
-        found = is_worthwhile(*arguments)
-        if found:
-            seen.add('bands')
-        return found
-
-    with (
-        mock.patch.object(dispatch, '_form_for', note_form),
-        mock.patch.object(row_bands, '_is_worthwhile', note_bands),
-    ):
-        yield seen
+def name_forms(choices: Iterable[Choice]) -> list[str]:
+    """Which forms computed the operations, in which layout, and whether FFNs ran by bands."""
+    names = set()
+    for choice in choices:
+        if choice.operation == 'in_bands':
+            names |= {'bands'} & {choice.form}
+        elif choice.operation != 'in_fast_layout':
+            names.add(choice.form + ' (channels_last)' * (choice.layout == 'channels_last'))
+    return sorted(names)
 
 
 def check_reference(forms: list[str]) -> None:

@@ -55,7 +55,6 @@ ONLY_IN_FUNCTIONS = {'mmdet', 'mmseg', 'mmpretrain', 'timm', 'transformers'}
 # stay without its arrow.
 KNOWN = {
     'mmlska/models/backbones/van.py -> conversion',
-    'mmlska/ops/dispatch.py -> mmengine',
 }
 # Modules that say nothing about themselves yet; the same rule.
 SILENT = {
@@ -67,10 +66,6 @@ SILENT = {
     'mmlska/datasets/__init__.py',
     'mmlska/evaluation/__init__.py',
     'mmlska/models/backbones/__init__.py',
-    'mmlska/ops/__init__.py',
-    'mmlska/ops/argument_checks.py',
-    'mmlska/ops/depthwise_cascade/__init__.py',
-    'mmlska/ops/depthwise_gelu/__init__.py',
     'mmlska/patches.py',
 }
 

@@ -3,7 +3,13 @@
 import torch
 from torch import nn
 
-from mmlska.ops import depthwise_gelu, in_bands, is_watched, may_fuse_gelu
+from mmlska.ops import (
+    depthwise_gelu,
+    in_bands,
+    may_fuse_gelu,
+    why_no_same_conv,
+    why_watched,
+)
 
 from .build import build_activation
 from .input_check import check_map
@@ -56,27 +62,54 @@ class ConvFFN(nn.Module):
 
     def _forward_fast(self, x: torch.Tensor) -> torch.Tensor:
         check_map(self, x, self.fc1)
-        by_parts = not self.training and isinstance(self.act, ELEMENTWISE)
-        if not by_parts or is_watched(*self._parts()):
+        if self.training:
             return self._forward(x)
-        return in_bands(self._forward, x, 1, self.fc1.out_channels, self.parameters())
+        channels = self.fc1.out_channels
+        return in_bands(self._forward, x, 1, channels, self.parameters(), self._why_whole)
 
-    def _parts(self) -> tuple[nn.Module, ...]:
-        return self.fc1, self.dwconv, self.act, self.fc2, self.drop
+    def _why_whole(self) -> str:
+        """Why no part of a map can be computed apart; '' if it can."""
+        if self.drop.training:
+            return 'dropout is on'
+        return (
+            why_not_by_parts(self.act, self.fc1, self.fc2)
+            or why_watched(self.dwconv, self.drop)
+            or why_no_same_conv(self.dwconv, reach=1)
+        )
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.drop(self._mix(self.fc1(x)))
         return self.drop(self.fc2(x))
 
     def _mix(self, x: torch.Tensor) -> torch.Tensor:
-        """Depth-wise convolution and activation, in one operation where nobody watches them."""
+        """Depth-wise convolution and activation, in one operation where nothing forbids it."""
         conv, act = self.dwconv, self.act
-        if may_fuse_gelu(x.device) and _is_plain_pair(conv, act) and not is_watched(conv, act):
-            return depthwise_gelu(x, conv.weight, conv.bias)
-        return act(conv(x))
+        if not isinstance(x, torch.Tensor) or not may_fuse_gelu(x.device):
+            return act(conv(x))
+        if _why_not_fused(conv, act):
+            return act(conv(x))
+        return depthwise_gelu(x, conv.weight, conv.bias)
 
 
-def _is_plain_pair(conv: nn.Module, act: nn.Module) -> bool:
-    """Whether these are a convolution and the exact GELU, and no tracer wants to see them."""
-    is_gelu = type(act) is nn.GELU and act.approximate == 'none'
-    return type(conv) is nn.Conv2d and is_gelu and not torch.jit.is_tracing()
+def why_not_by_parts(act: nn.Module, *pointwise: nn.Module) -> str:
+    """Why an activation and 1x1 convolutions need whole maps; '' if parts do as well.
+
+    Args:
+        act (nn.Module): The activation.
+        *pointwise (nn.Module): The convolutions.
+    """
+    if type(act) not in ELEMENTWISE:
+        return f'{type(act).__name__} may look at more than one value'
+    return why_watched(act, *pointwise) or why_no_same_conv(*pointwise, reach=0)
+
+
+def _why_not_fused(conv: nn.Module, act: nn.Module) -> str:
+    """Why a convolution and an activation are called one by one; '' if GELU can be fused in."""
+    if torch.jit.is_tracing():
+        return 'torch.jit.trace names operations by the modules that they are in'
+    if type(act) is not nn.GELU or act.approximate != 'none':
+        return 'the activation is not the exact GELU'
+    reason = why_watched(conv, act) or why_no_same_conv(conv, depthwise=True, reach=1)
+    if not reason and conv.kernel_size != (3, 3):
+        return 'the kernel is not 3x3'
+    return reason

@@ -69,7 +69,8 @@ class _DepthwiseGate(nn.Module):
 
     def depthwise_convs(self) -> list[nn.Module]:
         """The depth-wise convolutions in the order in which they are applied."""
-        return [getattr(self, name) for name in self.cascade_names]
+        modules = self._modules
+        return [modules[name] for name in self.cascade_names]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gate the map ``x`` of shape ``(N, C, H, W)`` with its own wide surroundings."""
@@ -87,7 +88,7 @@ def _apply(convs: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
         return depthwise_cascade(x, *zip(*parts, strict=True))
     for conv in convs:
         if isinstance(x, torch.Tensor) and isinstance(conv, nn.Conv2d):
-            x = in_right_layout(x, conv.weight, conv.dilation[0])
+            x = in_right_layout(x, conv)
         x = conv(x)
     return x
 

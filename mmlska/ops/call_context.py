@@ -12,12 +12,13 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-# Missing in PyTorch 2.0, where nothing else says so either.
-_compiler = getattr(torch, 'compiler', None)
-is_compiling = getattr(_compiler, 'is_compiling', lambda: False)
+if hasattr(torch.compiler, 'is_compiling'):
+    is_compiling = torch.compiler.is_compiling
+else:  # PyTorch 2.1
+    pass
 
 # Marks a function that compilers call once, when they see it, and whose answer they keep.
-constant_when_compiled = getattr(_compiler, 'assume_constant_result', lambda function: function)
+constant_when_compiled = torch.compiler.assume_constant_result
 
 PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
 
@@ -133,7 +134,7 @@ def is_watched(*modules: nn.Module) -> bool:
     return bool(why_watched(*modules))
 
 
-def why_no_same_conv(*convs: nn.Module, depthwise: bool = False) -> str:
+def why_no_same_conv(*convs: nn.Module, depthwise: bool = False, reach: int | None = None) -> str:
     """What keeps modules from being 2-D convolutions that leave the size of a map as it is.
 
     That is: of the class ``nn.Conv2d`` itself, of stride 1, with zeros as padding, as many as an
@@ -144,6 +145,7 @@ def why_no_same_conv(*convs: nn.Module, depthwise: bool = False) -> str:
         *convs (nn.Module): The modules.
         depthwise (bool): Whether each channel is to have a kernel of its own too. Defaults to
             False.
+        reach (int, optional): Rows that they are to see above and below. Defaults to None: any.
 
     Returns:
         str: The first reason; '' if there is none.
@@ -162,4 +164,6 @@ def why_no_same_conv(*convs: nn.Module, depthwise: bool = False) -> str:
             return 'a convolution has another stride, padding or dilation'
         if depthwise and not conv.groups == conv.in_channels == conv.out_channels:
             return 'a convolution mixes channels'
+        if reach not in (None, down * (height // 2)):
+            return 'a convolution has another kernel'
     return ''

@@ -11,8 +11,11 @@ into blocks of 15 rows, and their padding is no higher than one block.
 ``tests/test_ops/test_onednn_defect.py`` says when a version of PyTorch is free of it.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .call_context import are_transforms_active, is_compiling, layout_of
 
@@ -20,9 +23,18 @@ HIGHEST_RIGHT = 31
 WIDEST_WRONG = 3
 
 
-def is_affected(weight: torch.Tensor, dilation: int) -> bool:
-    """Whether PyTorch's gradient of a kernel ``(C, 1, kh, kw)`` may be wrong for some map."""
-    height, width = weight.shape[2:]
+def is_affected(kernel_size: Sequence[int], weight: torch.Tensor, dilation: int) -> bool:
+    """Whether PyTorch's gradient of a kernel ``(C, 1, kh, kw)`` may be wrong for some map.
+
+    Args:
+        kernel_size (Sequence[int]): Height and width of the kernel.
+        weight (Tensor): The kernel.
+        dilation (int): Its dilation.
+    """
+    height, width = kernel_size
+    if isinstance(height, torch.Tensor):
+        # Sizes of a tensor under torch.jit.trace, about which a trace must not ask.
+        return False
     if height <= HIGHEST_RIGHT or width > WIDEST_WRONG or dilation > 1:
         return False
     if weight.device.type != 'cpu' or weight.dtype == torch.float64:
@@ -33,18 +45,18 @@ def is_affected(weight: torch.Tensor, dilation: int) -> bool:
     return seen or (torch.is_grad_enabled() and weight.requires_grad)
 
 
-def in_right_layout(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
+def in_right_layout(x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
     """The map that a module is to be given so that PyTorch's gradient of its kernel is right.
 
     Args:
         x (Tensor): Map ``(N, C, H, W)``.
-        weight (Tensor): Kernel ``(C, 1, kh, kw)`` that it meets next.
-        dilation (int): Dilation of the kernel.
+        conv (nn.Conv2d): The convolution.
 
     Returns:
         Tensor: The same values, in channels_last where the defect would come in.
     """
-    if x.dim() != 4 or not is_affected(weight, dilation) or _is_transformed():
+    affected = is_affected(conv.kernel_size, conv.weight, conv.dilation[0])
+    if not affected or x.dim() != 4 or _is_transformed():
         return x
     return x.contiguous(memory_format=torch.channels_last)
 

@@ -20,6 +20,7 @@ def in_bands(
     reach: int,
     channels_between: int,
     parameters: Iterable[torch.Tensor] = (),
+    why_whole: Callable[[], str] = str,
 ) -> torch.Tensor:
     """Compute ``run(x)``, for inference on the CPU band by band where that is faster.
 
@@ -34,13 +35,15 @@ def in_bands(
         reach (int): Rows that an output sees above and below its own.
         channels_between (int): Channels of the widest map that ``run`` makes in between.
         parameters (Iterable[Tensor]): What ``run`` would train.
+        why_whole (Callable): Tells what else keeps the map whole, '' if nothing does. Asked only
+            where bands would be faster. Defaults to nothing.
 
     Returns:
         Tensor: Map ``(N, C, H, W)``.
     """
     if is_compiling():
         return run(x)
-    reason = _why_whole(x, channels_between, parameters)
+    reason = _why_slower(x, channels_between, parameters) or why_whole()
     record('in_bands', 'whole' if reason else 'bands', x, reason)
     if reason:
         return run(x)
@@ -56,8 +59,8 @@ def in_bands(
     return out
 
 
-def _why_whole(x: torch.Tensor, channels_between: int, parameters: Iterable[torch.Tensor]) -> str:
-    """Why a map ``(N, C, H, W)`` is computed at once; '' if bands are faster."""
+def _why_slower(x: torch.Tensor, channels_between: int, parameters: Iterable[torch.Tensor]) -> str:
+    """Why bands of a map ``(N, C, H, W)`` are not known to be faster; '' if they are."""
     reason = why_observed(x)
     if reason:
         return reason

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlska.ops import BACKENDS, depthwise_cascade, dispatch, use_backend
+from mmlska.ops import BACKENDS, depthwise_cascade, dispatch, record_choices, use_backend
+from mmlska.ops.depthwise_cascade import onednn
 
 DILATIONS = [1, 3]
 
@@ -24,28 +25,31 @@ def run(x, weights, biases):
     return depthwise_cascade(x, weights, biases, DILATIONS)
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """Collects what the dispatcher says, as pairs of form and message level."""
-    messages = []
-    dispatch._tell.cache_clear()
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """No backend from outside, and nothing remembered."""
     monkeypatch.delenv(dispatch.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(
-        dispatch,
-        'print_log',
-        lambda text, logger, level: messages.append((text.split("'")[1], level)),
-    )
-    return messages
+    dispatch.faster_forms.cache_clear()
+    dispatch._warn_once.cache_clear()
+    yield
+    dispatch.faster_forms.cache_clear()
 
 
-def forms(said):
-    return [form for form, _ in said]
+@pytest.fixture
+def chosen():
+    """What is chosen in the test."""
+    with record_choices() as choices:
+        yield choices
+
+
+def forms(choices):
+    return [choice.form for choice in choices]
 
 
 @pytest.fixture
 def fast_always(monkeypatch):
     """The machine and the size of the map do not speak against the fast form."""
-    monkeypatch.setattr(dispatch.FAST_FORMS['cpu'], 'wins', lambda *_: True)
+    monkeypatch.setattr(onednn, 'why_slower', lambda call: '')
 
 
 @pytest.mark.parametrize('name', ['plian', 'CPU', 'cuda', '', 0])
@@ -69,68 +73,146 @@ def test_an_unknown_backend_in_the_environment_is_named(monkeypatch):
         run(*make())
 
 
-def test_the_environment_chooses_and_a_with_block_overrides_it(monkeypatch, said):
+def test_the_environment_chooses_and_a_with_block_overrides_it(monkeypatch, chosen):
     call = make((1, 2, 4, 4))
     monkeypatch.setenv('MMLSKA_OPS', 'cpu')
     run(*call)
-    assert forms(said) == ['cpu']
-    said.clear()
     with use_backend('plain'):
         run(*call)
         with use_backend('cpu'):
-            run(*make((1, 2, 4, 5)))
-        assert forms(said) == ['cpu']
+            run(*call)
         run(*call)
-    assert forms(said) == ['cpu']
+    assert forms(chosen) == ['cpu', 'plain', 'cpu', 'plain']
 
 
 def test_the_choice_ends_with_its_block_also_after_an_error():
     with pytest.raises(RuntimeError, match='inside'), use_backend('cpu'):
         raise RuntimeError('inside')
-    assert dispatch._chosen.get() is None
+    assert dispatch._backend.get() is None
 
 
-def test_it_says_once_and_at_debug_level_what_it_chose(said, fast_always):
+def test_it_says_once_for_each_signature_and_at_debug_level_what_is_faster(caplog, fast_always):
     call = make()
-    for _ in range(3):
-        run(*call)
-    assert said == [('cpu', 10)]
+    with caplog.at_level('DEBUG', 'mmlska'):
+        for _ in range(3):
+            run(*call)
+    (said,) = caplog.records
+    assert said.levelname == 'DEBUG' and "('cpu',)" in said.message
 
 
-def test_tiny_maps_and_dtypes_that_gain_nothing_stay_plain(said):
+def test_what_depends_on_the_parameters_is_not_remembered(chosen, fast_always):
+    x, weights, biases = make()
+    run(x, weights, biases)
+    with pytest.raises(RuntimeError):
+        run(x, [weight.double() for weight in weights], biases)
+    run(x, weights, biases)
+    assert forms(chosen) == ['cpu', 'plain', 'cpu']
+    assert 'another dtype' in chosen[1].reason
+
+
+def test_the_recorder_tells_form_map_and_reason(chosen):
+    x, weights, biases = make((1, 2, 4, 4))
+    run(x.contiguous(memory_format=torch.channels_last), weights, biases)
+    (choice,) = chosen
+    assert choice.operation == 'depthwise_cascade' and choice.form == 'plain'
+    assert choice.shape == (1, 2, 4, 4) and choice.dtype == torch.float32
+    assert choice.layout == 'channels_last'
+    assert choice.reason == 'the map has less than 32768 elements'
+    with record_choices() as inner:
+        run(x, weights, biases)
+    assert len(inner) == 1 and chosen[1:] == inner
+    run(x, weights, biases)
+    assert len(inner) == 1 and len(chosen) == 3
+
+
+def test_a_fast_form_has_no_reason_against_it(chosen):
+    with use_backend('cpu'):
+        run(*make((1, 2, 4, 4)))
+    with use_backend('plain'):
+        run(*make((1, 2, 4, 4)))
+    assert [(choice.form, choice.reason) for choice in chosen] == [
+        ('cpu', ''),
+        ('plain', "the backend is 'plain'"),
+    ]
+
+
+def test_tiny_maps_and_dtypes_that_gain_nothing_stay_plain(chosen):
     run(*make((1, 2, 4, 4)))
     run(*make(dtype=torch.float64))
     run(*make(dtype=torch.bfloat16))
-    assert set(forms(said)) == {'plain'}
+    assert forms(chosen) == ['plain'] * 3
+    assert 'measured in float32 only' in chosen[1].reason
 
 
-def test_a_large_map_takes_the_fast_form_where_it_was_measured(said, monkeypatch):
-    monkeypatch.setattr(dispatch.FAST_FORMS['cpu'].platform, 'machine', lambda: 'x86_64')
+@pytest.mark.parametrize(
+    ('surround', 'reason'),
+    [
+        (lambda: torch.autocast('cpu', torch.bfloat16), 'autocast is on'),
+        (lambda: FlopCounterMode(display=False), 'a dispatch mode'),
+        (torch.autograd.forward_ad.dual_level, 'forward-mode'),
+    ],
+)
+def test_a_backend_that_cannot_run_says_why_once(caplog, chosen, surround, reason):
+    call = make((1, 2, 4, 4))
+    with use_backend('cpu'), surround():
+        for _ in range(2):
+            run(*call)
+    assert forms(chosen) == ['plain'] * 2
+    (warning,) = [record for record in caplog.records if record.levelname == 'WARNING']
+    assert "'cpu'" in warning.message and reason in warning.message
+    assert reason in chosen[0].reason
+
+
+def test_a_backend_of_another_device_says_so(caplog, monkeypatch, chosen):
+    monkeypatch.setenv('MMLSKA_OPS', 'triton')
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    run(*make((1, 2, 4, 4)))
+    assert forms(chosen) == ['plain']
+    assert 'it is a CPU' in chosen[0].reason or 'NVIDIA' in chosen[0].reason
+    assert chosen[0].reason in caplog.text and 'MMLSKA_OPS' in caplog.text
+
+
+def test_a_compiler_hears_why_too(caplog):
+    torch._dynamo.reset()
+    x, square = torch.randn(1, 2, 5, 6), torch.randn(2, 1, 3, 3)
+    with use_backend('triton'):
+        compiled = torch.compile(
+            lambda x: depthwise_cascade(x, [square], [None], [1]), backend='eager', fullgraph=True
+        )
+        out = compiled(x)
+    assert torch.equal(out, torch.nn.functional.conv2d(x, square, padding=1, groups=2))
+    (warning,) = [record for record in caplog.records if record.levelname == 'WARNING']
+    assert "depthwise_cascade: the backend 'triton' was chosen" in warning.message
+
+
+def test_a_large_map_takes_the_fast_form_where_it_was_measured(chosen, monkeypatch):
+    monkeypatch.setattr(onednn.platform, 'machine', lambda: 'x86_64')
     if not torch.backends.mkldnn.is_available():
         pytest.skip('this PyTorch was built without oneDNN')
     run(*make((2, 32, 64, 64)))
-    assert forms(said) == ['cpu']
-    monkeypatch.setattr(dispatch.FAST_FORMS['cpu'].platform, 'machine', lambda: 'aarch64')
+    assert forms(chosen) == ['cpu']
+    dispatch.faster_forms.cache_clear()
+    monkeypatch.setattr(onednn.platform, 'machine', lambda: 'aarch64')
     run(*make((2, 32, 64, 65)))
-    assert forms(said) == ['cpu', 'plain']
+    assert forms(chosen) == ['cpu', 'plain']
 
 
 @pytest.mark.parametrize(
     ('size', 'training', 'form'), [(5, False, 'plain'), (5, True, 'cpu'), (7, False, 'cpu')]
 )
-def test_short_dilated_kernels_are_plain_forward(said, monkeypatch, size, training, form):
-    monkeypatch.setattr(dispatch.FAST_FORMS['cpu'].platform, 'machine', lambda: 'x86_64')
+def test_short_dilated_kernels_are_plain_forward(chosen, monkeypatch, size, training, form):
+    monkeypatch.setattr(onednn.platform, 'machine', lambda: 'x86_64')
     if not torch.backends.mkldnn.is_available():
         pytest.skip('this PyTorch was built without oneDNN')
     x = torch.randn(1, 32, 96, 96, requires_grad=training)
     depthwise_cascade(x, [torch.randn(32, 1, 1, size)], [None], [3])
-    assert forms(said) == [form]
+    assert forms(chosen) == [form]
 
 
-def test_without_onednn_it_is_plain(said):
+def test_without_onednn_it_is_plain(chosen):
     with torch.backends.mkldnn.flags(enabled=False):
         run(*make())
-    assert forms(said) == ['plain']
+    assert forms(chosen) == ['plain']
 
 
 def test_autocast_does_what_it_does_to_convolutions(fast_always):
@@ -150,7 +232,7 @@ def only_plain(monkeypatch):
     def fail(*_):
         raise AssertionError('the fast form ran')
 
-    monkeypatch.setattr(dispatch.FAST_FORMS['cpu'], 'run', fail)
+    monkeypatch.setattr(onednn, 'run', fail)
     with use_backend('cpu'):
         yield
         with pytest.raises(AssertionError, match='the fast form ran'):
@@ -198,6 +280,8 @@ def test_transforms_and_tensors_without_values_are_plain(only_plain):
     assert torch.allclose(
         torch.func.vmap(model)(x), torch.stack([expected_of(model, one) for one in x]), atol=1e-6
     )
+    large = torch.randn(2, 1, 2, 128, 129)  # more than 2**15 elements each
+    assert torch.func.vmap(model)(large).shape == large.shape
     gradient = torch.func.grad(lambda x: model(x).sum())(x[0])
     assert gradient.shape == x[0].shape
     tangent = torch.func.jvp(model, (x[0],), (x[1],))[1]
@@ -225,3 +309,20 @@ def test_other_shapes_of_input_are_what_they_are_to_a_convolution(only_plain):
     x, weights, biases = make((1, 2, 7, 8))
     assert run(x[0], weights, biases).shape == (2, 7, 8)
     assert run(x[:0], weights, biases).shape == (0, 2, 7, 8)
+
+
+@pytest.mark.parametrize('backend', ['auto', 'cpu', 'plain'])
+def test_the_checks_of_a_tracer_hold(backend):
+    model, x = Cascade(), torch.randn(1, 2, 160, 161)
+    with use_backend(backend):
+        traced = torch.jit.trace(model, x)
+    other = torch.randn(2, 2, 9, 10)
+    assert torch.allclose(traced(other), expected_of(model, other), atol=1e-6)
+
+
+def test_transforms_of_large_maps_work_whatever_the_backend():
+    model, x = Cascade(), torch.randn(2, 1, 2, 160, 160)
+    found = torch.func.vmap(model)(x)
+    assert torch.allclose(found, torch.stack([expected_of(model, one) for one in x]), atol=1e-6)
+    gradient = torch.func.grad(lambda x: model(x).sum())
+    assert torch.func.vmap(gradient)(x).shape == x.shape

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmlska.ops import in_fast_layout, triton_support, use_backend
+from mmlska.ops import in_fast_layout, record_choices, triton_support, use_backend
 from mmlska.ops.depthwise_cascade import onednn
 
 SIZE = (2, 64, 40, 48)
@@ -48,6 +48,23 @@ def test_other_maps_stay_as_they_are(x):
     assert in_fast_layout(x) is x
 
 
+def test_the_choice_is_recorded_with_its_reason():
+    with record_choices() as choices:
+        in_fast_layout(torch.randn(SIZE))
+        in_fast_layout(torch.randn(SIZE).double())
+    assert [(choice.operation, choice.form) for choice in choices] == [
+        ('in_fast_layout', 'channels_last'),
+        ('in_fast_layout', 'unchanged'),
+    ]
+    assert not choices[0].reason and 'float32' in choices[1].reason
+
+
+def test_another_type_of_device_than_the_one_that_was_asked_for_changes_nothing():
+    x = torch.randn(SIZE)
+    assert in_fast_layout(x, device_type='cuda') is x
+    assert is_channels_last(in_fast_layout(x, device_type='cpu'))
+
+
 def test_small_maps_are_taken_where_the_caller_says_so():
     x = torch.randn(1, 8, 16, 16)
     assert is_channels_last(in_fast_layout(x, least=x.numel()))
@@ -63,6 +80,7 @@ def test_the_plain_backend_autocast_and_compilers_leave_the_map_alone():
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: in_fast_layout(x) + 1, backend='eager', fullgraph=True)
     assert not is_channels_last(compiled(x))
+    assert torch.func.vmap(in_fast_layout)(x[None].expand(2, *x.shape)).shape == (2, *x.shape)
     with torch.backends.mkldnn.flags(enabled=False):
         assert in_fast_layout(x) is x
 

@@ -45,6 +45,12 @@ def test_inference_is_one_operation_and_plain_inference_two():
         assert {'aten::add', 'aten::mul'} <= operations(add_scaled, *tensors)
 
 
+def test_a_traced_graph_is_the_same_with_and_without_gradients():
+    x, branch, scale = make(torch.contiguous_format)
+    traced = torch.jit.trace(lambda x, branch: add_scaled(x, branch, scale), (x, branch))
+    assert torch.equal(traced(x, branch), x + branch * scale[:, None, None])
+
+
 def test_dtypes_are_promoted_as_those_of_the_sum():
     x, branch, scale = make(torch.contiguous_format, torch.float32)
     out = add_scaled(x, branch.bfloat16(), scale)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlska.ops import in_bands, row_bands, use_backend
+from mmlska.ops import in_bands, record_choices, row_bands, use_backend
 from mmlska.ops.depthwise_cascade import onednn
 
 CHANNELS = 4
@@ -56,13 +56,25 @@ def test_the_whole_map_is_taken_where_bands_do_not_pay(monkeypatch):
     in_bands(chain, x, 1, CHANNELS, [trained])
     in_bands(chain, x.clone().requires_grad_(), 1, CHANNELS)
     in_bands(chain, x[0], 1, CHANNELS)
+    in_bands(chain, x, 1, CHANNELS, why_whole=lambda: 'a hook waits')
     with use_backend('plain'):
         in_bands(chain, x, 1, CHANNELS)
     with torch.autocast('cpu', torch.bfloat16):
         in_bands(chain, x, 1, CHANNELS)
     monkeypatch.setattr(row_bands, 'WORTHWHILE', CHANNELS * 40 * 7 + 1)
     in_bands(chain, x, 1, CHANNELS)
-    assert chain.calls == 6
+    assert chain.calls == 7
+
+
+def test_what_was_decided_is_recorded():
+    chain, x = Chain(1), torch.randn(1, CHANNELS, 40, 7)
+    with record_choices() as choices:
+        in_bands(chain, x, 1, CHANNELS)
+        in_bands(chain, x, 1, CHANNELS, why_whole=lambda: 'a hook waits')
+    assert [(choice.form, choice.reason) for choice in choices] == [
+        ('bands', ''),
+        ('whole', 'a hook waits'),
+    ]
 
 
 def test_a_compiler_sees_the_whole_map():

@@ -16,11 +16,12 @@ from torch import nn
 
 from mmlska.checkpoint.recognition import Trait, recognise_sizes
 from mmlska.layers.build import build_activation, build_norm
-from mmlska.layers.conv_ffn import ELEMENTWISE
+from mmlska.layers.conv_ffn import why_not_by_parts
 from mmlska.layers.layer_norm import LayerNorm2d
 from mmlska.layers.mixed_affinity import attend, check_heads, values_of
 from mmlska.layers.recompute import recompute
-from mmlska.ops import in_bands, is_watched
+from mmlska.ops import in_bands
+from mmlska.ops.call_context import is_compiling, why_observed
 from mmlska.registry import MODELS
 
 from .base import (
@@ -30,11 +31,6 @@ from .base import (
     drop_path_rates,
     resolve_arch,
 )
-
-if hasattr(torch.compiler, 'is_compiling'):
-    from torch.compiler import is_compiling
-else:  # PyTorch 2.1
-    from torch._dynamo.external_utils import is_compiling
 
 SIZES = dict(embed_dims=[64, 128, 320, 512], depths=[3, 4, 8, 3], ffn_ratios=[8, 8, 4, 4])
 KERNEL_SIZE = 5
@@ -60,10 +56,9 @@ class PatchEmbed(nn.Module):
 
         Zeros fill up patches that reach beyond the right or the lower border.
         """
-        bottom, right = (-side % self.patch_size for side in x.shape[2:])
-        if bottom or right:
-            x = F.pad(x, (0, right, 0, bottom))
-        return self.norm(self.projection(x))
+        # By nothing too: tracers and exporters cannot follow a question about a size.
+        bottom, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
+        return self.norm(self.projection(F.pad(x, (0, right, 0, bottom))))
 
 
 class ContainerFFN(nn.Module):
@@ -83,9 +78,13 @@ class ContainerFFN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
-        if self.training or not isinstance(self.act, ELEMENTWISE) or is_watched(*self.children()):
+        if self.training:
             return self._forward(x)
-        return in_bands(self._forward, x, 0, self.fc1.out_channels, self.parameters())
+        channels = self.fc1.out_channels
+        return in_bands(self._forward, x, 0, channels, self.parameters(), self._why_whole)
+
+    def _why_whole(self) -> str:
+        return why_not_by_parts(self.act, self.fc1, self.fc2)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -273,7 +272,8 @@ class ContainerLight(StagedBackbone):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Turn images into a pyramid of feature maps, see :meth:`StagedBackbone.forward`."""
-        if any(self.num_heads[: len(self.depths) - 1]) and not is_compiling():
+        mixes_early = any(self.num_heads[: len(self.depths) - 1])
+        if mixes_early and not is_compiling() and not why_observed(x):
             self._warn_of_memory(x)
         return super().forward(x)
 

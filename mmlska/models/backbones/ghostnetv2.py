@@ -166,9 +166,8 @@ class GhostNetV2(StagedBackbone):
 
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """Run the groups of blocks, and before the first the stem."""
-        if x.device.type == 'cpu':
-            # The blocks make wide maps of narrow ones: all images from 64 x 64 on were faster.
-            x = in_fast_layout(x, least=2**12)
+        # The blocks make wide maps of narrow ones: all images from 64 x 64 on were faster.
+        x = in_fast_layout(x, least=2**12, device_type='cpu')
         if index == 0:
             x = F.relu(self.bn1(self.conv_stem(x)))
         for group in self.groups(index):

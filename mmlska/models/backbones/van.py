@@ -152,11 +152,16 @@ class VANBlock(nn.Module):
         branch = self.after_ffn(self.mlp(self.norm2(x)))
         return self._add(x, branch, self.layer_scale_2)
 
+    def _must_drop_path(self) -> bool:
+        """Whether the module that drops paths does something, or something waits for its call."""
+        is_known = type(self.drop_path) in (DropPath, nn.Identity)
+        return not is_known or self.drop_path.training or is_watched(self.drop_path)
+
     def _add(
         self, x: torch.Tensor, branch: torch.Tensor, scale: torch.Tensor | None
     ) -> torch.Tensor:
         """``x + drop_path(scale * branch)``."""
-        if scale is None or self.drop_path.training or is_watched(self.drop_path):
+        if scale is None or self._must_drop_path():
             return x + self.drop_path(scale_channels(branch, scale))
         return add_scaled(x, branch, scale)
 

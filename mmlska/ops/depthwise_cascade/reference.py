@@ -17,7 +17,7 @@ def run(
     """Apply the convolutions in the given order, see :func:`mmlska.ops.depthwise_cascade`."""
     for weight, bias, dilation in zip(weights, biases, dilations, strict=True):
         padding = [dilation * (size // 2) for size in weight.shape[2:]]
-        if onednn_defect.is_affected(weight, dilation):
+        if onednn_defect.is_affected(weight.shape[2:], weight, dilation):
             x = onednn_defect.convolve(x, weight, bias, padding)
         else:
             x = F.conv2d(x, weight, bias, 1, padding, dilation, weight.shape[0])
