@@ -12,6 +12,7 @@ from mmlska.shipped import shipped_configs
 CHECKS = {
     'channel_check': 'mmlska.ChannelCheckHook',
     'num_class_check': 'mmlska.NumClassCheckHook',
+    'layout_check': 'mmlska.LayoutCheckHook',
     'plugin_check': 'mmlska.PluginCheckHook',
     'random_weights': 'mmlska.RandomWeightsHook',
     'added_neck': 'mmlska.AddedNeckHook',

@@ -18,12 +18,12 @@ ARROWS = {
     'registry': '',
     'shipped': '',
     'cli': '',
-    'patches': '',
     'datasets': '',
-    'evaluation': 'registry',
     'ops': '',
     'layers': 'registry ops',
     'checkpoint': 'layers ops',
+    'patches': 'checkpoint',
+    'evaluation': 'registry patches',
     'models': 'registry patches ops layers checkpoint',
     'conversion': 'ops layers checkpoint models',
     'deploy': 'ops layers checkpoint models',
@@ -65,8 +65,6 @@ SILENT = {
     'mmlska/conversion/__init__.py',
     'mmlska/datasets/__init__.py',
     'mmlska/evaluation/__init__.py',
-    'mmlska/models/backbones/__init__.py',
-    'mmlska/patches.py',
 }
 
 

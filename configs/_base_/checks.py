@@ -5,6 +5,7 @@
 checks = dict(
     channel_check=dict(type='mmlska.ChannelCheckHook'),
     num_class_check=dict(type='mmlska.NumClassCheckHook'),
+    layout_check=dict(type='mmlska.LayoutCheckHook'),
     plugin_check=dict(type='mmlska.PluginCheckHook'),
     random_weights=dict(type='mmlska.RandomWeightsHook'),
     added_neck=dict(type='mmlska.AddedNeckHook'),

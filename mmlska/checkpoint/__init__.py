@@ -1,6 +1,6 @@
 """Weights of other codebases: reading files, translating names, loading whole or not at all.
 
-Importing this package makes mmengine read checkpoint files through :func:`load_from_local` and
+``mmlska.models`` makes mmengine read checkpoint files through :func:`load_from_local` and
 :func:`load_from_http`, so that ``init_cfg`` and ``load_from`` take every format listed there.
 """
 
@@ -27,5 +27,3 @@ __all__ = [
     'to_naming',
     'unwrap',
 ]
-
-register_loaders()

@@ -8,6 +8,7 @@ from .hooks.channel_check_hook import ChannelCheckHook, check_channels
 from .hooks.float32_boxes_hook import Float32BoxesHook
 from .hooks.fusing_hook import FusingHook
 from .hooks.interruption_hook import InterruptionHook
+from .hooks.layout_check_hook import LayoutCheckHook, check_layout
 from .hooks.num_class_check_hook import NumClassCheckHook, check_num_classes
 from .hooks.plugin_check_hook import PluginCheckHook, check_plugins
 from .hooks.random_weights_hook import RandomWeightsHook
@@ -20,12 +21,14 @@ __all__ = [
     'Float32BoxesHook',
     'FusingHook',
     'InterruptionHook',
+    'LayoutCheckHook',
     'NumClassCheckHook',
     'PluginCheckHook',
     'RandomWeightsHook',
     'SafeCheckpointHook',
     'WholeWeightsHook',
     'check_channels',
+    'check_layout',
     'check_num_classes',
     'check_plugins',
     'give_to_first_neck',

@@ -1,8 +1,8 @@
-"""What the backbones have in common."""
+"""What the backbones have in common: stages, what they return, freezing, depths of layers."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from mmengine.model import BaseModule
@@ -31,9 +31,12 @@ class StagedBackbone(WholeLoading, BaseModule):
             none.
         norm_eval (bool): Keep BatchNorm layers in evaluation mode.
         init_cfg (dict | list[dict], optional): mmengine's initialisation config.
+        pretrained (str, optional): Checkpoint, as the base models of mmseg name it; short for an
+            ``init_cfg`` of type 'Pretrained'.
 
     Raises:
-        ValueError: If an index is not possible. The message names what is allowed.
+        ValueError: If an index is not possible, or both ``init_cfg`` and ``pretrained`` are given.
+            The message names what is allowed.
     """
 
     def __init__(
@@ -43,8 +46,9 @@ class StagedBackbone(WholeLoading, BaseModule):
         frozen_stages: int,
         norm_eval: bool,
         init_cfg: dict | list[dict] | None,
+        pretrained: str | None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(init_cfg=resolve_init_cfg(init_cfg, pretrained))
         self.out_indices = resolve_out_indices(out_indices, total_stages)
         self.num_stages = self.out_indices[-1] + 1
         self.frozen_stages = check_frozen_stages(frozen_stages, self.num_stages)
@@ -57,7 +61,11 @@ class StagedBackbone(WholeLoading, BaseModule):
 
     @abstractmethod
     def stage(self, index: int) -> list[nn.Module]:
-        """The modules of a stage, the first one being 0."""
+        """The modules of a stage, the first one being 0, in the order of a map's trip."""
+
+    @abstractmethod
+    def stage_blocks(self, index: int) -> list[nn.Module]:
+        """Those of them, or parts of them, that are layers of their own, in this order."""
 
     @abstractmethod
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
@@ -71,14 +79,14 @@ class StagedBackbone(WholeLoading, BaseModule):
 
         Returns:
             tuple[Tensor]: One map ``(N, C_i, ceil(H / s_i), ceil(W / s_i))`` for each out index, at
-            strides ``s`` of 4, 8, 16 and 32.
+            strides ``s`` of 4, 8, 16 and 32. They are contiguous, whatever layout a stage computes
+            in: operators of mmcv misread others, see :mod:`mmlska.patches`.
         """
         outs = []
         for i in range(self.num_stages):
-            # mmcv's RoIAlign on the CPU reads any other layout wrongly, and says nothing.
-            x = self.forward_stage(i, x).contiguous()
+            x = self.forward_stage(i, x)
             if i in self.out_indices:
-                outs.append(x)
+                outs.append(x.contiguous())
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'StagedBackbone':
@@ -91,6 +99,49 @@ class StagedBackbone(WholeLoading, BaseModule):
                     module.eval()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of the layer of a parameter, for learning rates that decay with it.
+
+        The contract is that of mmpretrain's backbones, for its optimizer constructor
+        ``LearningRateDecayOptimWrapperConstructor``. Layer 0 is the stem, up to the first block;
+        every block is a layer, with what stands before it in its stage and, if it is the last one,
+        what stands after it; whatever follows the backbone is the last layer.
+
+        Args:
+            param_name (str): Name of a parameter of the backbone, or of a model around it.
+            prefix (str): What the names of the backbone's parameters begin with in that model.
+                Defaults to ''.
+
+        Returns:
+            tuple[int, int]: Depth of the layer, from 0 on, and the number of layers.
+
+        Raises:
+            ValueError: If the backbone has no parameter of this name.
+        """
+        depths = self._layer_depths()
+        num_layers = max(depths.values()) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        try:
+            parameter = self.get_parameter(param_name.removeprefix(prefix))
+        except AttributeError as error:
+            raise ValueError(
+                f'{type(self).__name__} has no parameter {param_name!r} (prefix {prefix!r})'
+            ) from error
+        return depths[parameter], num_layers
+
+    def _layer_depths(self) -> dict[nn.Parameter, int]:
+        depths, depth = {}, 0
+        for i in range(self.num_stages):
+            blocks = self.stage_blocks(i)
+            own = {p: depth + 1 + j for j, block in enumerate(blocks) for p in block.parameters()}
+            # Before the first block; from there on, that of the last block that was passed.
+            here = 0 if i == 0 else depth + 1
+            for parameter in chain.from_iterable(part.parameters() for part in self.stage(i)):
+                depths[parameter] = here = own.get(parameter, here)
+            depth += len(blocks)
+        return depths
+
     def freeze_stages(self) -> None:
         """Freeze what ``frozen_stages`` says.
 
@@ -101,6 +152,24 @@ class StagedBackbone(WholeLoading, BaseModule):
             for module in self.stage(i):
                 module.eval()
                 module.requires_grad_(False)
+
+
+def resolve_init_cfg(
+    init_cfg: dict | list[dict] | None, pretrained: str | None
+) -> dict | list[dict] | None:
+    """The initialisation config, made of ``pretrained`` where that is given.
+
+    Raises:
+        ValueError: If both are given.
+    """
+    if pretrained is None:
+        return init_cfg
+    if init_cfg is not None:
+        raise ValueError(
+            f'pretrained={pretrained!r} and init_cfg={init_cfg!r} both name what to start from: '
+            "leave one out; the first is short for init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
+    return dict(type='Pretrained', checkpoint=pretrained)
 
 
 def drop_path_rates(last_rate: float, depths: Sequence[int]) -> list[list[float]]:

@@ -1,7 +1,12 @@
-"""CONTAINER (arXiv 2106.01401): static and dynamic affinity, mixed in some stages or in all.
+"""CONTAINER: static and dynamic affinity, mixed in some stages or in all.
 
-The weights bear the names of the official code, but for ``patch_embed{i}.projection``, which other
-backbones of OpenMMLab have too. CONTAINER is not to be mixed up with CATNet, whose context
+Paper: "Container: Context Aggregation Network" (NeurIPS 2021, arXiv 2106.01401). Official code:
+allenai/container at commit 443be8a, MIT by its licence file and Apache-2.0 by its README. Written
+from the paper and from what that code computes; the weights bear its names, but for
+``patch_embed{i}.projection``, which other backbones of OpenMMLab have too.
+
+In each stage a map passes the patch embedding and the blocks, after the last stage a norm:
+:meth:`ContainerLight.forward_stage`. CONTAINER is not to be mixed up with CATNet, whose context
 aggregation is :class:`mmlska.layers.ContextAggregation`.
 """
 
@@ -127,8 +132,11 @@ class ContainerBlock(nn.Module):
                 in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels
             )
 
-        self.pos_embed = depthwise(3)
+        # Before the convolutions: mmcv's fuse_conv_bn takes a norm for that of the convolution
+        # that was registered last.
         self.norm1 = build_norm(norm_cfg, in_channels)
+        self.norm2 = build_norm(norm_cfg, in_channels)
+        self.pos_embed = depthwise(3)
         if num_heads:
             self.conv1 = nn.Conv2d(in_channels, 3 * in_channels, 1)
             self.conv = depthwise(KERNEL_SIZE)
@@ -138,7 +146,6 @@ class ContainerBlock(nn.Module):
             self.attn = depthwise(KERNEL_SIZE)
         self.conv2 = nn.Conv2d(in_channels, in_channels, 1)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
-        self.norm2 = build_norm(norm_cfg, in_channels)
         self.mlp = ContainerFFN(in_channels, int(in_channels * ffn_ratio), act_cfg)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -188,6 +195,8 @@ class ContainerLight(StagedBackbone):
             Defaults to False.
         init_cfg (dict | list[dict], optional): mmengine's initialisation config. None keeps
             PyTorch's initialisation, as the official code does. Defaults to None.
+        pretrained (str, optional): Checkpoint, short for an ``init_cfg`` of type 'Pretrained': base
+            models of mmseg name it so. Defaults to None.
 
     Raises:
         ValueError: If ``arch`` is unknown or malformed, or if an index or rate is not possible. The
@@ -224,12 +233,13 @@ class ContainerLight(StagedBackbone):
         act_cfg: dict = dict(type='GELU'),
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | None = None,
     ) -> None:
         settings = resolve_arch(arch, self.arch_zoo, other_keys=['num_heads'])
         settings['num_heads'] = resolve_heads(settings['num_heads'], settings['embed_dims'])
         check_rates(drop_path_rate=drop_path_rate)
         depths = settings['depths']
-        super().__init__(len(depths), out_indices, frozen_stages, norm_eval, init_cfg)
+        super().__init__(len(depths), out_indices, frozen_stages, norm_eval, init_cfg, pretrained)
         self.arch_settings = settings
         self.embed_dims = settings['embed_dims']
         self.depths = depths
@@ -269,6 +279,10 @@ class ContainerLight(StagedBackbone):
         """Patch embedding and blocks of a stage, the first one being 0; the last has a norm too."""
         modules = [getattr(self, f'{name}{index + 1}') for name in ('patch_embed', 'blocks')]
         return [*modules, self.norm] if index == len(self.depths) - 1 else modules
+
+    def stage_blocks(self, index: int) -> list[nn.Module]:
+        """The blocks of a stage."""
+        return list(getattr(self, f'blocks{index + 1}'))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Turn images into a pyramid of feature maps, see :meth:`StagedBackbone.forward`."""

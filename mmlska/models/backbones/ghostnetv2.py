@@ -1,4 +1,13 @@
-"""GhostNetV2 (arXiv 2211.12905), with the weights' names of the official code."""
+"""GhostNetV2: cheap features, gated by decoupled fully connected attention.
+
+Paper: "GhostNetV2: Enhance Cheap Operation with Long-Range Attention" (NeurIPS 2022, arXiv
+2211.12905). Official code: huawei-noah/Efficient-AI-Backbones, ghostnetv2_pytorch, at commit
+f90e129, without a licence file in that folder. Written from the paper and from what that code
+computes; the weights bear its names.
+
+Images pass ``conv_stem`` and ``bn1``, then the groups of blocks of each stage, and leave as they
+are: :meth:`GhostNetV2.forward_stage`. A block is :class:`mmlska.layers.ghost.GhostBottleneck`.
+"""
 
 import math
 import re
@@ -75,6 +84,8 @@ class GhostNetV2(StagedBackbone):
             channels at width 1. Defaults to False.
         init_cfg (dict | list[dict], optional): mmengine's initialisation config. None keeps
             PyTorch's initialisation, as the official code does. Defaults to None.
+        pretrained (str, optional): Checkpoint, short for an ``init_cfg`` of type 'Pretrained': base
+            models of mmseg name it so. Defaults to None.
 
     Raises:
         ValueError: If the width, the output stride or an index is not possible. The message names
@@ -100,6 +111,7 @@ class GhostNetV2(StagedBackbone):
         with_cp: bool = False,
         with_last_conv: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | None = None,
     ) -> None:
         _check_width(width)
         if output_stride not in OUTPUT_STRIDES:
@@ -107,13 +119,16 @@ class GhostNetV2(StagedBackbone):
                 f'output_stride={output_stride!r} is not possible: '
                 f'allowed are {", ".join(map(str, OUTPUT_STRIDES))}'
             )
-        super().__init__(len(STAGE_ENDS), out_indices, frozen_stages, norm_eval, init_cfg)
+        super().__init__(
+            len(STAGE_ENDS), out_indices, frozen_stages, norm_eval, init_cfg, pretrained
+        )
         if with_last_conv and self.num_stages < len(STAGE_ENDS):
             raise ValueError(
                 f'with_last_conv=True ends stage {len(STAGE_ENDS) - 1}, '
                 f'but the last of out_indices={self.out_indices} is {self.num_stages - 1}'
             )
         self.width = width
+        self.output_stride = output_stride
         self.with_last_conv = with_last_conv
         channels = make_divisible(STEM_CHANNELS * width)
         self.conv_stem = nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False)
@@ -163,6 +178,10 @@ class GhostNetV2(StagedBackbone):
         """The groups of blocks of a stage; stage 0 has the stem too."""
         stem = [self.conv_stem, self.bn1] if index == 0 else []
         return [*stem, *self.groups(index)]
+
+    def stage_blocks(self, index: int) -> list[nn.Module]:
+        """The blocks of a stage."""
+        return [block for group in self.groups(index) for block in group]
 
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """Run the groups of blocks, and before the first the stem."""

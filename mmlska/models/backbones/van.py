@@ -1,7 +1,20 @@
 """VAN with any attention of the large-kernel family.
 
-Sources: "Visual Attention Network" (arXiv 2202.09741) and "Large Separable Kernel Attention"
-(arXiv 2309.01439).
+Papers: "Visual Attention Network" (arXiv 2202.09741) and "Large Separable Kernel Attention:
+Rethinking the Large Kernel Attention Design in CNN" (arXiv 2309.01439). Official code:
+Visual-Attention-Network/VAN-Classification at commit e19779b and VAN-Segmentation at 8285fc7,
+StevenLauHKHK/Large-Separable-Kernel-Attention at bb2a8d2, all Apache-2.0. Written from the papers
+and from what that code computes; submodules bear the names of mmpretrain's VAN.
+
+The trip of a map, ``i`` from 0 on, in :meth:`VAN.forward_stage`: images or the map of the stage
+before pass ``patch_embed{i + 1}`` (strided convolution, norm), the blocks of ``blocks{i + 1}``,
+``norm{i + 1}`` (over the channels) and the plugins of ``after_stage{i + 1}``. In a block, which is
+:class:`VANBlock`, both halves are residual::
+
+    x + scale_1 * after_attention(attn(norm1(x)))      attn: SpatialAttention, around the gate
+    x + scale_2 * after_ffn(mlp(norm2(x)))             mlp: ConvFFN
+
+:meth:`StagedBackbone.forward` calls the stages and returns the maps of ``out_indices``.
 """
 
 import logging
@@ -210,6 +223,8 @@ class VAN(WarmStart, StagedBackbone):
             :class:`mmlska.conversion.warm_start.WarmStart`. Defaults to None.
         patch_sizes (Sequence[int]): Odd kernel size of each patch embedding; the stride is
             ``patch_size // 2 + 1``. Defaults to ``(7, 3, 3, 3)``.
+        pretrained (str, optional): Checkpoint, short for an ``init_cfg`` of type 'Pretrained': base
+            models of mmseg name it so. Defaults to None.
 
     Raises:
         ValueError: If ``arch`` is unknown or malformed, or if an index, rate or plugin is not
@@ -247,12 +262,13 @@ class VAN(WarmStart, StagedBackbone):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
         patch_sizes: Sequence[int] = (7, 3, 3, 3),
+        pretrained: str | None = None,
     ) -> None:
         settings = resolve_arch(arch, self.arch_zoo)
         depths = settings['depths']
         _check_patch_sizes(patch_sizes, len(depths))
         check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
-        super().__init__(len(depths), out_indices, frozen_stages, norm_eval, init_cfg)
+        super().__init__(len(depths), out_indices, frozen_stages, norm_eval, init_cfg, pretrained)
         self.arch_settings = settings
         self.embed_dims = settings['embed_dims']
         self.depths = depths
@@ -295,6 +311,10 @@ class VAN(WarmStart, StagedBackbone):
         """Patch embedding, blocks, norm and plugins of a stage, the first one being 0."""
         names = ('patch_embed', 'blocks', 'norm', 'after_stage')
         return [getattr(self, f'{name}{index + 1}') for name in names]
+
+    def stage_blocks(self, index: int) -> list[nn.Module]:
+        """The blocks of a stage."""
+        return list(getattr(self, f'blocks{index + 1}'))
 
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """Embed the patches, run the blocks, normalise, and run the plugins."""

@@ -1,4 +1,9 @@
-"""Attention on every level of a feature pyramid."""
+"""Attention on every level of a feature pyramid.
+
+:class:`SpatialContextPyramid` is of "Learning to Aggregate Multi-Scale Context for Instance
+Segmentation in Remote Sensing Images" (CATNet, arXiv 2111.11057), written from its equation; its
+official code, yeliudev/CATNet at commit 64775d0, is GPL-3.0 and nothing is taken from it.
+"""
 
 from collections.abc import Sequence
 

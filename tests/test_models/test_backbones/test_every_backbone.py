@@ -297,3 +297,16 @@ def test_builds_without_memory(build):
     assert all(tensor.is_meta for tensor in model.parameters())
     outs = model.eval()(torch.empty(1, 3, 800, 1344, device='meta'))
     assert outs[0].shape[2:] == (200, 336)
+
+
+@every_backbone
+def test_pretrained_is_short_for_an_init_cfg(build, tmp_path):
+    source, path = build(), str(tmp_path / 'weights.pth')
+    torch.save(randomised(source).state_dict(), path)
+    model = build(pretrained=path)
+    assert model.init_cfg == dict(type='Pretrained', checkpoint=path)
+    model.init_weights()
+    for key, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    with pytest.raises(ValueError, match=r'pretrained=.* and init_cfg=.* leave one out'):
+        build(pretrained=path, init_cfg=dict(type='Pretrained', checkpoint='other.pth'))
