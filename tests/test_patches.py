@@ -26,15 +26,6 @@ def test_the_permanent_changes_are_made_with_the_models_and_made_once():
     assert dict(CheckpointLoader._schemes) == schemes
 
 
-def test_a_passing_change_is_taken_back():
-    coco_metric = pytest.importorskip('mmdet.evaluation.metrics.coco_metric')
-    kept = coco_metric.COCOeval
-    with pytest.raises(ZeroDivisionError), patches.evaluate_coco_by(int):
-        assert coco_metric.COCOeval is int
-        1 / 0  # noqa: B018
-    assert coco_metric.COCOeval is kept
-
-
 WITHOUT_OPERATORS = """
 import sys
 

@@ -1,11 +1,11 @@
 """COCO evaluation by faster-coco-eval: the figures of pycocotools in a fraction of the time."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
+from mmlska.patches import evaluate_coco_by
 from mmlska.registry import METRICS
 
 # pycocotools takes mAP, and it alone, at this count of boxes, whatever maxDets says.
@@ -45,7 +45,7 @@ def metric_class() -> type:
 
     class FasterCocoMetric(CocoMetric):
         def compute_metrics(self, results: list) -> dict[str, float]:
-            with fast_evaluation():
+            with evaluate_coco_by(evaluation_class()):
                 return super().compute_metrics(results)
 
     return FasterCocoMetric
@@ -131,19 +131,3 @@ def renumbered(coco: Any, images: dict[Any, int], categories: dict[Any, int]) ->
     )
     copy.createIndex()
     return copy
-
-
-@contextmanager
-def fast_evaluation() -> Iterator[None]:
-    """Let mmdet's ``CocoMetric`` evaluate with faster-coco-eval inside this context."""
-    from mmdet.evaluation.metrics import coco_metric
-
-    names = [name for name in ('COCOeval', 'COCOevalMP') if hasattr(coco_metric, name)]
-    kept = {name: getattr(coco_metric, name) for name in names}
-    try:
-        for name in names:
-            setattr(coco_metric, name, evaluation_class())
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(coco_metric, name, value)
