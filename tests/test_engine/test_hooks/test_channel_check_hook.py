@@ -179,7 +179,10 @@ def test_a_choice_of_maps_is_tried_as_it_is_given():
     from mmseg.models.decode_heads import SegformerHead
 
     def head(in_channels):
-        return SegformerHead(in_channels=in_channels, in_index=[1, 3], channels=8, num_classes=3)
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            return SegformerHead(
+                in_channels=in_channels, in_index=[1, 3], channels=8, num_classes=3
+            )
 
     backbone = VAN(ARCH).eval()
     check_channels(Part(backbone=backbone, decode_head=head([16, 32])))
@@ -216,7 +219,8 @@ def test_a_built_detector_is_checked():
     from mmdet.models.necks import FPN, YOLOV3Neck
 
     def with_neck(kind, in_channels, **options):
-        return Part(backbone=VAN('tiny', **options).eval(), neck=kind(in_channels=in_channels))
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            return Part(backbone=VAN('tiny', **options).eval(), neck=kind(in_channels=in_channels))
 
     def fpn(in_channels):
         return FPN(in_channels=in_channels, out_channels=8, num_outs=4)
