@@ -31,14 +31,21 @@ try:
     from mmengine.registry import HOOKS as MMENGINE_HOOKS
     from mmengine.registry import METRICS as MMENGINE_METRICS
     from mmengine.registry import MODELS as MMENGINE_MODELS
+    from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
     from mmengine.registry import Registry
 except ImportError:
-    MODELS, HOOKS, METRICS = Names(), Names(), Names()
+    MODELS, HOOKS, METRICS, WEIGHT_INITIALIZERS = Names(), Names(), Names(), Names()
 else:
     MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmlska', locations=['mmlska.models'])
     HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmlska', locations=['mmlska.engine'])
     METRICS = Registry(
         'metric', parent=MMENGINE_METRICS, scope='mmlska', locations=['mmlska.evaluation']
+    )
+    WEIGHT_INITIALIZERS = Registry(
+        'weight initializer',
+        parent=MMENGINE_WEIGHT_INITIALIZERS,
+        scope='mmlska',
+        locations=['mmlska.conversion'],
     )
 
 

@@ -25,7 +25,7 @@ ARROWS = {
     'patches': 'checkpoint',
     'evaluation': 'registry patches',
     'models': 'registry patches ops layers checkpoint',
-    'conversion': 'ops layers checkpoint models',
+    'conversion': 'registry ops layers checkpoint models',
     'deploy': 'ops layers checkpoint models',
     'analysis': 'shipped ops layers checkpoint models',
     'engine': 'registry shipped patches ops layers checkpoint models conversion deploy',
@@ -53,16 +53,10 @@ ONLY_IN_FUNCTIONS = {'mmdet', 'mmseg', 'mmpretrain', 'timm', 'transformers'}
 
 # Arrows against the rules that are being mended. Whoever mends one deletes its line: no line may
 # stay without its arrow.
-KNOWN = {
-    'mmlska/models/backbones/van.py -> conversion',
-}
+KNOWN: set[str] = set()
 # Modules that say nothing about themselves yet; the same rule.
 SILENT = {
     'mmlska/analysis/__init__.py',
-    'mmlska/checkpoint/reading.py',
-    'mmlska/checkpoint/recognition.py',
-    'mmlska/checkpoint/strict_loading.py',
-    'mmlska/conversion/__init__.py',
     'mmlska/datasets/__init__.py',
     'mmlska/evaluation/__init__.py',
 }

@@ -4,9 +4,9 @@
 :func:`load_from_http`, so that ``init_cfg`` and ``load_from`` take every format listed there.
 """
 
+from .files import CheckpointError
 from .naming import NAMINGS, to_mmlska, to_naming
 from .reading import (
-    CheckpointError,
     load_from_http,
     load_from_local,
     read_checkpoint,

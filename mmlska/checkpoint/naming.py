@@ -22,9 +22,12 @@ SCP                      its names alone, as its code tells them; nothing of it 
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from mmlska.layers.large_kernel_attention import OFFICIAL_DETECTION_NAMES
-from mmlska.layers.official_names import Rules, rename, rename_keys
+from mmlska.layers.official_names import Rules, rename
+
+from .files import CheckpointError
 
 MMPRETRAIN: Rules = [
     (r'\bDW_conv\.', 'conv0.'),
@@ -58,13 +61,21 @@ TRANSFORMERS: Rules = [
 ]
 
 # Patterns in a foreign key and their replacements. No pattern matches a key of ours, and files that
-# mix two namings are about: all of them are applied to every key.
+# mix two namings are about: all of them are applied to every foreign key.
 TO_MMLSKA: Rules = [
     *MMPRETRAIN,
     *OFFICIAL_CLASSIFICATION,
     *OFFICIAL_DETECTION_NAMES,
     *TRANSFORMERS,
 ]
+
+FOREIGN = re.compile('|'.join(pattern for pattern, _ in TO_MMLSKA))
+
+# DistributedDataParallel and DataParallel put theirs before a name; torch.compile, FSDP and
+# recomputation put theirs anywhere.
+WRAPPERS = re.compile(
+    r'^(?:module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
+)
 
 # A name that only one codebase has, by its title; the first that is found tells the naming. The
 # original VAN code counts as official classification.
@@ -129,15 +140,29 @@ OTHER_BACKBONES = {
 }
 
 
+def without_wrappers(key: str) -> str:
+    """A name without what torch's wrappers of modules put into it."""
+    return WRAPPERS.sub('', key)
+
+
+@lru_cache(maxsize=8192)
 def canonical(key: str) -> str:
     """The name that mmlska gives to a weight of another codebase."""
-    return rename(key, TO_MMLSKA)
+    return rename(key, TO_MMLSKA) if FOREIGN.search(key) else key
 
 
 def to_mmlska(state_dict: Mapping) -> dict:
-    """A copy of the weights under our names; the inverse of :func:`to_naming`."""
-    renamed = dict(state_dict)
-    rename_keys(renamed, '', TO_MMLSKA)
+    """A copy of the weights under our names; the inverse of :func:`to_naming`.
+
+    Raises:
+        CheckpointError: If two names stand for the same weight.
+    """
+    renamed = {}
+    for key, value in state_dict.items():
+        name = canonical(key)
+        if name in renamed:
+            raise CheckpointError(f'the checkpoint holds {name!r} twice, once as {key!r}')
+        renamed[name] = value
     return renamed
 
 

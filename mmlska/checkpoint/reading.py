@@ -1,107 +1,106 @@
-import argparse
+"""Reading a checkpoint file into a dict, without running any code that it may hold.
+
+mmengine reads every file of a process through one table of loaders, before it asks any model or
+hook: whose weights a file holds is known only once it has been read. Its own loaders fall back to
+unpickling whatever they cannot read safely, and so run the code in a hostile file.
+:func:`register_loaders` therefore puts ours into that table for every model of the process, not for
+ours alone. Other models' checkpoints arrive as mmengine would hand them over, except that
+
+* a file which asks for code is refused; :data:`TRUST` names files that may run theirs,
+* a ``config`` text in ``meta``, which mmengine would run on resuming, is left out.
+"""
+
 import os
 import pickle
-from collections.abc import Mapping
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import Any
 
-import numpy as np
 import torch
-from mmengine.dist import barrier, get_dist_info
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 
-from .naming import is_backbone
+from .downloads import FETCHERS
+from .files import CheckpointError, check_sizes, find_file, is_safetensors, where_else
+from .naming import is_backbone, without_wrappers
+from .plain_types import plain_types
 
 WRAPPERS = ('state_dict', 'model', 'state_dict_ema')
-PUBLISHED = (
-    'LSKA weights are published at '
-    'https://github.com/StevenLauHKHK/Large-Separable-Kernel-Attention, '
-    'LKA weights at https://github.com/Visual-Attention-Network/VAN-Classification, '
-    'GhostNetV2 weights at '
-    'https://github.com/huawei-noah/Efficient-AI-Backbones/releases/tag/GhostNetV2, '
-    'CONTAINER-Light weights at https://github.com/allenai/container'
-)
+# Environment variable with the paths of files that may run code, separated as in PATH.
+TRUST = 'MMLSKA_TRUST'
+# Before this release plain data beside the weights cannot be told to ``torch.load`` as harmless.
+KNOWS_SAFE_GLOBALS = digit_version(torch.__version__) >= digit_version('2.6.0')
+
+MapLocation = str | torch.device | dict | Callable | None
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, or whose weights do not fit the model."""
-
-
-def _history_buffer_method(owner: type, name: str):
-    """What mmengine's checkpoints need of ``getattr``, and no more."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed')
-    return getattr(owner, name)
-
-
-def _safe_globals() -> list:
-    """Plain data that training scripts put beside the weights: timm's options, mmengine's logs."""
-    multiarray = getattr(np, '_core', None) or np.core
-    numpy_functions = [
-        (getattr(multiarray.multiarray, name), f'numpy.{core}.multiarray.{name}')
-        for name in ('_reconstruct', 'scalar')
-        for core in ('core', '_core')
-    ]
-    numpy_types = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in np.typecodes['All']}]
-    return [
-        argparse.Namespace,
-        HistoryBuffer,
-        (_history_buffer_method, 'builtins.getattr'),
-        *numpy_functions,
-        *numpy_types,
-    ]
-
-
-def read_checkpoint(path: str | os.PathLike, map_location='cpu'):
+def read_checkpoint(
+    path: str | os.PathLike, map_location: MapLocation = 'cpu', trust: bool | None = None
+) -> Any:
     """Read a checkpoint file without running any code that it may hold.
 
     Args:
-        path (str | PathLike): A ``.safetensors`` file, or anything that ``torch.save`` wrote.
+        path (str | PathLike): A safetensors file, or anything that ``torch.save`` wrote; what it
+            is, its content tells, not its suffix.
         map_location: As in :func:`torch.load`. Defaults to 'cpu'.
+        trust (bool, optional): Whether the file may run code. Defaults to None: only a file that
+            the environment variable ``MMLSKA_TRUST`` names.
 
     Returns:
-        dict: What the file holds.
+        What the file holds, in most cases a dict.
 
     Raises:
-        FileNotFoundError: If there is no such file. The message says where weights are published.
-        CheckpointError: If the file is truncated, is no checkpoint, or asks for code to be run.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is truncated, is no checkpoint, asks for more memory than it
+            has bytes, or asks for code to be run. The message says what can be done.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f'checkpoint {str(path)!r} does not exist. {PUBLISHED}.')
+    path = find_file(path)
+    trust = is_trusted(path) if trust is None else trust
     try:
-        if path.suffix == '.safetensors':
+        if is_safetensors(path):
             return _read_safetensors(path, map_location)
+        if trust:
+            return torch.load(path, map_location=map_location, weights_only=False)
+        check_sizes(path)
         return _read_torch(path, map_location)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
-        if 'Unsupported operand' in str(error):
-            raise _unreadable(path, error) from error
-        raise CheckpointError(
-            f'checkpoint {str(path)!r} is refused: it holds more than weights and plain data, '
-            f'and reading it could run code ({_reason(error)})'
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise _refused(path, error) from error
+    # A damaged pickle fails wherever its damage leads.
+    except Exception as error:
         raise _unreadable(path, error) from error
 
 
-def _read_torch(path: Path, map_location):
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
+def is_trusted(path: Path) -> bool:
+    """Whether the environment variable ``MMLSKA_TRUST`` names the file."""
+    named = filter(None, os.environ.get(TRUST, '').split(os.pathsep))
+    files = [Path(name).expanduser() for name in named]
+    return any(file.exists() and file.samefile(path) for file in files)
+
+
+def _read_torch(path: Path, map_location: MapLocation) -> Any:
+    if not KNOWS_SAFE_GLOBALS:
         return torch.load(path, map_location=map_location, weights_only=True)
-    with torch.serialization.safe_globals(_safe_globals()):
+    with torch.serialization.safe_globals(plain_types()), warnings.catch_warnings():
+        # Of the protocol, which is harmless.
+        warnings.simplefilter('ignore')
+        if zipfile.is_zipfile(path):
+            # Mapped storages cannot grow: a tensor larger than its bytes fails before any memory is
+            # asked for.
+            torch.load(path, map_location='cpu', mmap=True, weights_only=True)
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
-def _read_safetensors(path: Path, map_location) -> dict:
-    from safetensors import SafetensorError
+def _read_safetensors(path: Path, map_location: MapLocation) -> dict:
     from safetensors.torch import load_file
 
-    device = 'cpu' if map_location is None else str(map_location)
-    try:
-        return load_file(path, device=device)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    device = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
+    return load_file(path, device=str(device))
 
 
 def _reason(error: Exception) -> str:
@@ -110,22 +109,68 @@ def _reason(error: Exception) -> str:
     return text.partition('\n')[0].partition('. ')[0] or type(error).__name__
 
 
+def _refused(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
+    if 'Unsupported operand' in str(error):
+        return _unreadable(path, error)
+    found = re.search(r'GLOBAL (\S+)', str(error))
+    what = f'a {found[1]}' if found else 'more than weights and plain data'
+    return CheckpointError(
+        f'checkpoint {str(path)!r} is refused: it holds {what}, and reading it could run code '
+        f'({_reason(error)}). If you trust the file, set {TRUST}={path}; else ask its author for '
+        'the weights alone, as a safetensors file'
+    )
+
+
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f'checkpoint {str(path)!r} ({path.stat().st_size} bytes) cannot be read: it is truncated '
-        f'or no checkpoint ({_reason(error)}). Fetch it again. {PUBLISHED}.'
+        f'or no checkpoint ({_reason(error)}). {where_else(path)}'
     )
 
 
 def unwrap(checkpoint: Mapping) -> Mapping:
-    """The weights inside a checkpoint: 'state_dict' before 'model' before 'state_dict_ema'."""
-    for wrapper in WRAPPERS:
-        if isinstance(checkpoint.get(wrapper), Mapping):
-            return unwrap(checkpoint[wrapper])
+    """The weights inside a checkpoint: 'state_dict' before 'model' before 'state_dict_ema'.
+
+    Raises:
+        CheckpointError: If a wrapper holds itself.
+    """
+    seen = {id(checkpoint)}
+    while inner := [checkpoint[key] for key in WRAPPERS if _is_mapping(checkpoint.get(key))]:
+        checkpoint = inner[0]
+        if id(checkpoint) in seen:
+            raise CheckpointError('the checkpoint holds itself instead of weights')
+        seen.add(id(checkpoint))
     return checkpoint
 
 
-def load_from_local(filename: str, map_location=None) -> dict:
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def check_keys(weights: Mapping) -> None:
+    """Refuse weights that are no dict by name.
+
+    Raises:
+        CheckpointError: If they are no mapping, or a key is no text. The message names it.
+    """
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f'the checkpoint holds a {type(weights).__name__}, and no weights')
+    wrong = [key for key in weights if not isinstance(key, str)]
+    if wrong:
+        raise CheckpointError(
+            f'the checkpoint has the key {wrong[0]!r} ({type(wrong[0]).__name__}), '
+            'but weights are named by text'
+        )
+    metadata = getattr(weights, '_metadata', {})
+    versions = metadata.values() if isinstance(metadata, Mapping) else [metadata]
+    if not all(
+        isinstance(entry, Mapping) and isinstance(entry.get('version', 1), (int, type(None)))
+        for entry in versions
+    ):
+        raise CheckpointError('the _metadata of the checkpoint are no versions by module')
+
+
+def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
     """Read a local file for mmengine: safely, and in every format that other codebases write.
 
     A child of a model sees only the weights under its own name, so the weights of a bare backbone
@@ -140,44 +185,73 @@ def load_from_local(filename: str, map_location=None) -> dict:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If it cannot be read.
+        CheckpointError: If it cannot be read, or holds no weights by name.
     """
     checkpoint = read_checkpoint(filename, map_location)
     if not isinstance(checkpoint, Mapping):
+        check_keys(checkpoint)
+    return offer_backbone(without_config_text(checkpoint))
+
+
+def without_config_text(checkpoint: Mapping) -> Mapping:
+    """The checkpoint without the text that mmengine would run when it resumes."""
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, Mapping) or 'config' not in meta:
         return checkpoint
-    state_dict = {key.removeprefix('module.'): value for key, value in unwrap(checkpoint).items()}
-    inside = [key.removeprefix('backbone.') for key in state_dict if key.startswith('backbone.')]
-    as_mmengine_expects = inside and 'state_dict' in checkpoint
-    if as_mmengine_expects or not is_backbone(inside or list(state_dict)):
-        return checkpoint
-    offered = {} if inside else {f'backbone.{key}': value for key, value in state_dict.items()}
-    return {**checkpoint, 'state_dict': {**state_dict, **offered}}
+    print_log('the config text of the checkpoint is left out: resuming would run it', 'current')
+    return {**checkpoint, 'meta': {key: meta[key] for key in meta if key != 'config'}}
 
 
-def load_from_http(filename: str, map_location=None) -> dict:
-    """Read a URL for mmengine; the file is kept in the hub's cache and read like a local one.
+def offer_backbone(checkpoint: Mapping) -> Mapping:
+    """The checkpoint with the weights of a bare backbone under ``backbone.`` as well.
 
-    Args:
-        filename (str): URL of the file.
-        map_location: As in :func:`torch.load`. Defaults to None.
+    A checkpoint of anything else is returned as it is.
     """
-    cached = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(filename).path).name
-    if get_dist_info()[0] == 0 and not cached.is_file():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(filename, str(cached), progress=os.isatty(0))
-    barrier()
-    return load_from_local(str(cached), map_location)
+    weights = unwrap(checkpoint)
+    check_keys(weights)
+    stripped = {without_wrappers(key): value for key, value in weights.items()}
+    inside = [key.removeprefix('backbone.') for key in stripped if key.startswith('backbone.')]
+    as_mmengine_expects = inside and 'state_dict' in checkpoint
+    if as_mmengine_expects or not is_backbone(inside or list(stripped)):
+        return checkpoint
+    offered = {} if inside else {f'backbone.{key}': value for key, value in stripped.items()}
+    return {**checkpoint, 'state_dict': {**stripped, **offered}}
+
+
+def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
+    """Read a URL for mmengine; see :func:`mmlska.checkpoint.downloads.download`."""
+    return load_from_local(str(FETCHERS['http://'](filename)), map_location)
+
+
+def load_from_mmcls(filename: str, map_location: MapLocation = None) -> dict:
+    """Read the backbone of a classifier of mmengine's list, under its own names."""
+    checkpoint = load_from_local(str(FETCHERS['mmcls://'](filename)), map_location)
+    weights = checkpoint.get('state_dict', checkpoint)
+    inside = [key for key in weights if key.startswith('backbone.')]
+    return dict(state_dict={key.removeprefix('backbone.'): weights[key] for key in inside})
+
+
+def _loader(fetch: Callable[[str], Path]) -> Callable:
+    def load_from_fetched(filename: str, map_location: MapLocation = None) -> dict:
+        return load_from_local(str(fetch(filename)), map_location)
+
+    return load_from_fetched
 
 
 def register_loaders() -> None:
-    """Let mmengine read local files and URLs through this module.
+    """Let mmengine read files of every scheme through this module.
 
-    Its own loader falls back to running the code in a file that it cannot read safely. Before torch
-    2.6 the plain data of a training checkpoint cannot be told to ``torch.load`` as harmless, so
-    there mmengine keeps its own loader.
+    Its own loaders run the code in a file that they cannot read safely. They are asked before any
+    model or hook is, so that ours cannot take their place for our own models alone; of other
+    models' files nothing is changed but a ``config`` text that mmengine would run. Before torch
+    2.6, where no training checkpoint of mmengine can be read safely, only safetensors files, which
+    mmengine does not know, are read here.
     """
-    if digit_version(torch.__version__) >= digit_version('2.6.0'):
-        CheckpointLoader.register_scheme('', load_from_local, force=True)
-        CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)
-    else:
+    if not KNOWS_SAFE_GLOBALS:
         CheckpointLoader.register_scheme(r'.*\.safetensors$', load_from_local, force=True)
+        return
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    named = {'http://': load_from_http, 'https://': load_from_http, 'mmcls://': load_from_mmcls}
+    for scheme, fetch in FETCHERS.items():
+        loader = named.get(scheme) or _loader(fetch)
+        CheckpointLoader.register_scheme(scheme, loader, force=True)

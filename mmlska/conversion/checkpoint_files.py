@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from mmlska.checkpoint.naming import HEAD_KEY, TO_MMLSKA, canonical, recognise_naming, to_naming
-from mmlska.checkpoint.reading import WRAPPERS, CheckpointError, read_checkpoint, unwrap
-from mmlska.checkpoint.recognition import describe_van, recognise_van
-from mmlska.layers.official_names import rename_keys
+from mmlska.checkpoint import CheckpointError, read_checkpoint, to_mmlska, to_naming, unwrap
+from mmlska.checkpoint.naming import HEAD_KEY, VAN_KEY, canonical, recognise_naming
+from mmlska.checkpoint.reading import WRAPPERS, check_keys
+from mmlska.checkpoint.recognition import describe_van, find_backbone, recognise_van
 from mmlska.models import VAN
 
 # How mmpretrain and transformers call it.
@@ -37,7 +37,7 @@ def convert_checkpoint(
         naming (str): See :func:`mmlska.checkpoint.to_naming`. Defaults to 'mmlska'.
         force (bool): Write over an existing file. Defaults to False.
         change (Callable, optional): Makes other weights of a VAN out of those of the source, under
-            our names, and tells of it; see :func:`mmlska.conversion.warm_starting.warm_start`.
+            our names, and tells of it; see :func:`mmlska.conversion.report.warm_start`.
             Defaults to None.
 
     Returns:
@@ -51,9 +51,10 @@ def convert_checkpoint(
     """
     target = check_target(target, force)
     checkpoint = read_checkpoint(source)
+    check_keys(checkpoint)
     backbone, head, other = split_weights(unwrap(checkpoint))
     origin = recognise_naming(list(backbone)) or 'unknown'
-    rename_keys(backbone, '', TO_MMLSKA)
+    backbone = to_mmlska(backbone)
     kind, told = check_complete(backbone), []
     if change is not None:
         backbone, report = change(backbone)
@@ -90,18 +91,16 @@ def split_weights(weights: Mapping) -> tuple[dict, dict, dict]:
     The head's weights are named as in the official code, ``head.weight`` and ``head.bias``. The
     norm before that of transformers, which its model never runs, is left out.
     """
-    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
-    inside = {key for key in weights if key.startswith('backbone.')}
-    head = {key for key in weights if HEAD_KEY.fullmatch(key)}
-    other = set(weights) - inside - head if inside else set()
-    backbone = {
-        key.removeprefix('backbone.'): value
-        for key, value in weights.items()
-        if key not in head and key not in other
-    }
-    heads = {CLASSIFIER.sub('head.', key): weights[key] for key in weights if key in head}
-    heads = {key: value for key, value in heads.items() if key.startswith('head.')}
-    return backbone, heads, {key: weights[key] for key in weights if key in other}
+    parts = find_backbone(weights, VAN_KEY.fullmatch)
+    backbone = {key: value for key, value in parts.backbone.items() if not HEAD_KEY.fullmatch(key)}
+    every = {**parts.backbone, **parts.outside}
+    heads = {key: value for key, value in every.items() if HEAD_KEY.fullmatch(key)}
+    named = {CLASSIFIER.sub('head.', key): value for key, value in heads.items()}
+    return (
+        backbone,
+        {key: value for key, value in named.items() if key.startswith('head.')},
+        {key: value for key, value in parts.outside.items() if key not in heads},
+    )
 
 
 def join_weights(backbone: dict, head: dict, other: dict, naming: str) -> dict:

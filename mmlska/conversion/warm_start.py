@@ -1,4 +1,10 @@
-"""Warm start: weights of one large-kernel attention as a start for another."""
+"""Warm start: weights of one large-kernel attention as a start for another.
+
+The exact part comes first: where the dilation stays, a larger kernel is the smaller one with zeros
+around it and computes the same, and a smaller one is cropped out of the larger. What has to be
+fitted, a product of a row and a column or another dilation, stands apart in
+:mod:`mmlska.conversion.gate_conversion`.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -6,104 +12,125 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
+from mmengine.model.weight_init import update_init_info
+from mmengine.runner import CheckpointLoader
 
-from mmlska.checkpoint.reading import CheckpointError
-from mmlska.checkpoint.recognition import GATE, describe_attention, recognise_van
+from mmlska.checkpoint import CheckpointError, WholeLoading, unwrap
+from mmlska.checkpoint.recognition import (
+    GATE,
+    describe_attention,
+    is_convertible,
+    name_attention,
+    recognise_van,
+)
+from mmlska.ops.kernel_decomposition import decompose_kernel
+from mmlska.registry import WEIGHT_INITIALIZERS
 
 from .gate_conversion import PARTS, convert_gate
+from .stem import STEM_KEY, check_stem_option, convert_stem
 
 CONV_NAMES = '|'.join(name for parts in PARTS.values() for part in parts for name in part)
 GATE_KEY = re.compile(rf'(blocks\d+\.\d+)\.{re.escape(GATE)}((?:{CONV_NAMES})\.\w+)')
 NOTE = 'It is a start for fine-tuning, not the published model of that kernel.'
-CONVERT_OPTIONS = {'attention': 'type', 'kernel_size': 'kernel_size', 'dilation': 'dilation'}
+# What `convert` may state of the model's attention, and how to make a stem.
+ATTENTION_OPTIONS = {'attention': 'type', 'kernel_size': 'kernel_size', 'dilation': 'dilation'}
+STEM_OPTION = 'in_channels'
 
 
-class WarmStart:
-    """Lets a backbone start from weights of another kernel, where its ``init_cfg`` asks for it.
+@WEIGHT_INITIALIZERS.register_module()
+class WarmStart(PretrainedInit):
+    """Start a VAN from weights of another kernel, or for images of other channels.
 
-    A mixin before :class:`mmlska.checkpoint.WholeLoading`. The entry ``convert`` of a 'Pretrained'
-    ``init_cfg`` asks: ``convert=dict()`` turns the weights of any LKA or LSKA into those of the
-    model's own attention, ``convert=dict(attention='LSKA', kernel_size=35)`` also states what that
-    is. Only the initialisation converts; ``load_from``, ``resume`` and ``load_state_dict`` do not.
+    A VAN makes it of an ``init_cfg`` of type 'Pretrained' with the entry ``convert``.
+    ``convert=dict()`` turns the weights of any LKA or LSKA into those of the model's own attention,
+    ``convert=dict(attention='LSKA', kernel_size=35)`` also states what that is, and
+    ``convert=dict(in_channels='mean')`` makes a stem, see :func:`.stem.convert_stem`. Only the
+    initialisation converts; ``load_from``, ``resume`` and ``load_state_dict`` do not.
+
+    Args:
+        checkpoint (str): As in mmengine's 'Pretrained'.
+        convert (Mapping): What to convert.
+        prefix (str, optional): As in mmengine's 'Pretrained'. Defaults to None.
+        map_location (str): As in mmengine's 'Pretrained'. Defaults to 'cpu'.
     """
 
-    _converting_to: dict | None = None
+    def __init__(
+        self,
+        checkpoint: str,
+        convert: Mapping,
+        prefix: str | None = None,
+        map_location: str = 'cpu',
+    ) -> None:
+        super().__init__(checkpoint, prefix, map_location)
+        self.convert = convert
 
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says.
+    def __call__(self, module: WholeLoading) -> None:
+        """Read, convert and load.
 
         Raises:
-            ValueError: If ``convert`` states another attention than the model's, or the model's is
-                neither LKA nor LSKA.
-            CheckpointError: If the weights are of neither, or do not fit.
+            ValueError: If ``convert`` has an unknown entry, or states another attention than the
+                model's.
+            CheckpointError: If the weights cannot be converted, or do not fit.
         """
-        given = self.init_cfg
-        cfgs = [given] if isinstance(given, dict) else list(given or [])
-        asked = [cfg['convert'] for cfg in cfgs if _is_pretrained(cfg) and 'convert' in cfg]
-        if not asked:
-            super().init_weights()
-            return
-        self._converting_to = check_convert(asked[0], self._attention_of(self.state_dict()))
-        # mmengine hands all entries of the dict to its own initialiser, which does not know this.
-        self.init_cfg = [{key: cfg[key] for key in cfg if key != 'convert'} for cfg in cfgs]
-        try:
-            super().init_weights()
-        finally:
-            self.init_cfg, self._converting_to = given, None
-
-    def adapt_weights(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The weights as those of the model's own attention, while the initialisation asks."""
-        if self._converting_to is None or not recognise_van(given):
-            return given
-        converted, energies = convert_van(given, self._converting_to)
-        for line in summarize(given, self._converting_to, energies):
-            print_log(line, 'current')
-        return converted
-
-    def more_remedies(self, given: Mapping, differing: Iterable[str]) -> list[str]:
-        """A warm start, where nothing but the attention differs and both are of the family."""
-        attentions = [self._attention_of(weights) for weights in (given, self.state_dict())]
-        if set(differing) != {'attention'} or not all(map(is_convertible, attentions)):
-            return []
-        return ['start from their nearest likeness with convert=dict() in init_cfg']
-
-    def _attention_of(self, weights: Mapping) -> dict | None:
-        return recognise_van(weights, self.num_stages).get('attention')
+        own = module.state_dict()
+        attention = recognise_van(own).get('attention')
+        check_convert(self.convert, attention)
+        print_log(f'load model from: {self.checkpoint}', 'current')
+        checkpoint = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location)
+        given = module.own_weights(_under(self.prefix, unwrap(checkpoint)))
+        if STEM_OPTION in self.convert and STEM_KEY in given:
+            in_channels = own[STEM_KEY].shape[1]
+            given |= convert_stem(given, in_channels, self.convert[STEM_OPTION])
+        module.load_state_dict(_convert_attention(given, attention))
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f'WarmStart: from {self.checkpoint}')
 
 
-def is_convertible(attention: Mapping | None) -> bool:
-    """Whether weights can be turned into, and out of, an attention."""
-    return attention is not None and attention['type'] in PARTS
+def _under(prefix: str | None, weights: Mapping) -> dict:
+    start = f'{prefix.removesuffix(".")}.' if prefix else ''
+    return {key[len(start) :]: weights[key] for key in weights if key.startswith(start)}
 
 
-def check_convert(convert: Mapping, own: dict | None) -> dict:
+def _convert_attention(given: dict, attention: Mapping) -> dict:
+    """The weights with the model's attention, if they are of a VAN with another one."""
+    source = recognise_van(given).get('attention')
+    if source == attention or not recognise_van(given):
+        return given
+    converted, energies = convert_van(given, attention)
+    for line in summarize(given, attention, energies):
+        print_log(line, 'current')
+    return converted
+
+
+def check_convert(convert: Mapping, own: dict | None) -> None:
     """Check what ``init_cfg`` asks for against the attention of the model.
-
-    Returns:
-        dict: The attention of the model.
 
     Raises:
         ValueError: If an entry is unknown or differs from the model's, or if the model's attention
             is none that weights can be turned into.
     """
-    if not isinstance(convert, Mapping) or not set(convert) <= set(CONVERT_OPTIONS):
+    allowed = (*ATTENTION_OPTIONS, STEM_OPTION)
+    if not isinstance(convert, Mapping) or not set(convert) <= set(allowed):
         raise ValueError(
             f'convert={convert!r} is not possible: it is a dict, empty or with '
-            f'{", ".join(CONVERT_OPTIONS)} of the model'
+            f'{", ".join(ATTENTION_OPTIONS)} of the model, and {STEM_OPTION}'
         )
+    if STEM_OPTION in convert:
+        check_stem_option(convert[STEM_OPTION])
+    if set(convert) == {STEM_OPTION}:
+        return
     if not is_convertible(own):
         raise ValueError(
             f'convert makes weights of {" and ".join(PARTS)} only, but the model is built for '
             f'{describe_attention(own).text}'
         )
-    for key, value in convert.items():
-        has = own[CONVERT_OPTIONS[key]]
+    for key, option in ATTENTION_OPTIONS.items():
+        value, has = convert.get(key), own[option]
         if value is not None and str(value).upper() != str(has).upper():
             raise ValueError(
                 f'convert states {key}={value!r}, but the model is built for '
                 f'{name_attention(own)}. Leave {key} out of convert, or change the model'
             )
-    return own
 
 
 def check_source(weights: Mapping) -> dict:
@@ -128,9 +155,6 @@ def resolve_attention(attention: Mapping) -> dict:
         ValueError: If it is neither LKA nor LSKA, or if its kernel has no exact decomposition. The
             message names what is allowed.
     """
-    # mmlska.models imports this module.
-    from mmlska.models import decompose_kernel
-
     kind, kernel_size = str(attention['type']).upper(), attention['kernel_size']
     if kind not in PARTS:
         allowed = ', '.join(PARTS).lower()
@@ -202,12 +226,3 @@ def energy_totals(energies: Mapping[str, Mapping[str, float]]) -> dict[str, tupl
         name: (sum(row[name] for row in rows) / len(rows), min(row[name] for row in rows))
         for name in rows[0]
     }
-
-
-def _is_pretrained(cfg: Mapping) -> bool:
-    return cfg.get('type') in ('Pretrained', PretrainedInit)
-
-
-def name_attention(attention: Mapping) -> str:
-    """Kind, kernel size and dilation of an attention, in words."""
-    return f'{describe_attention(attention).text} with dilation {attention["dilation"]}'

@@ -6,9 +6,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from mmlska.checkpoint.strict_loading import FUSED_MARK
+
 # Stands in the state dict, so that weights of fused and of other models cannot be taken for each
 # other.
-MARK = '_fused'
+MARK = FUSED_MARK
 
 
 def mark_fused(model: nn.Module) -> nn.Module:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from mmengine.logging import print_log
 from torch import nn
 
+from mmlska.checkpoint.naming import without_wrappers
+
 SHOWN = 4
 
 
@@ -17,13 +19,13 @@ def load_all_weights(model: nn.Module, weights: Mapping, checkpoint: str) -> Non
 
     Args:
         model: A detector or segmentor.
-        weights: Its state dict; keys may carry ``module.``.
+        weights: Its state dict; keys may carry the prefixes of torch's wrappers.
         checkpoint: Where they come from, for messages.
 
     Raises:
         ValueError: If weights of the model are missing or have another shape.
     """
-    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    weights = {without_wrappers(key): value for key, value in weights.items()}
     refusal = f'the checkpoint {checkpoint!r} is not of this {type(model).__name__}'
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)

@@ -9,7 +9,7 @@ equation. It has nothing to do with CONTAINER (arXiv 2106.01401), whose mixing o
 import torch
 from torch import nn
 
-from mmlska.layers.official_names import rename_keys
+from mmlska.layers.official_names import take_official_names
 from mmlska.ops.argument_checks import check_positive_int
 from mmlska.registry import MODELS
 
@@ -75,7 +75,7 @@ class ContextAggregation(nn.Module):
         return torch.addcmul(x, self.a(x).sigmoid(), self.m(self.v(mean)))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        rename_keys(state_dict, prefix, OFFICIAL_NAMES)
+        take_official_names(self, state_dict, prefix, OFFICIAL_NAMES)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from mmlska.layers.official_names import rename_keys
+from mmlska.layers.official_names import take_official_names
 from mmlska.ops import (
     decompose_kernel,
     depthwise_cascade,
@@ -171,7 +171,7 @@ class LSKA(_DepthwiseGate):
         return self.conv_spatial_v(self.conv_spatial_h(self.conv0v(self.conv0h(x))))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        rename_keys(state_dict, prefix, OFFICIAL_DETECTION_NAMES)
+        take_official_names(self, state_dict, prefix, OFFICIAL_DETECTION_NAMES)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

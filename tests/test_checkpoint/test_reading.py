@@ -112,8 +112,9 @@ def test_what_mmengine_stores_beside_the_weights_is_read(tmp_path):
 
 
 def test_an_absent_file_is_named_with_where_weights_are_published(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'none.pth.*Large-Separable.*VAN-Classification'):
-        read_checkpoint(tmp_path / 'none.pth')
+    message = r'van_tiny.pth.*Large-Separable.*VAN-Classification'
+    with pytest.raises(FileNotFoundError, match=message):
+        read_checkpoint(tmp_path / 'van_tiny.pth')
     model = nano(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'none.pth')))
     with pytest.raises(FileNotFoundError, match=r'none\.pth'):
         model.init_weights()
@@ -189,7 +190,8 @@ def test_a_url_is_read_safely_and_kept(tmp_path, monkeypatch):
         server.shutdown()
         server.server_close()
     assert not (tmp_path / 'ran').exists()
-    assert (tmp_path / 'hub/hub/checkpoints/van.pth').is_file()
+    cached = list((tmp_path / 'hub/hub/checkpoints').iterdir())
+    assert sorted(path.name.partition('-')[0] for path in cached) == ['attack', 'van']
     loaded = model.state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in source.state_dict().items())
 

@@ -324,7 +324,7 @@ def test_init_cfg_converts(lka, convert, pretrained):
     model = van('LSKA', 35, init_cfg=init_cfg)
     lines = log_of(model.init_weights)
     assert same(model, converted(source, 'LSKA', 35)[0].state_dict())
-    assert model.init_cfg == init_cfg
+    assert model.init_cfg == {**init_cfg, 'type': 'mmlska.WarmStart'}
     told = [line for line in lines if line.startswith(('warm start', 'energy of the kernels'))]
     assert 'LKA kernel 23 (7x7 dilated) with dilation 3 becomes LSKA kernel 35' in told[0]
     assert 'not the published model' in told[0]
@@ -392,7 +392,7 @@ def test_a_failed_initialisation_leaves_no_trace(lka, tmp_path):
     model = van('LSKA', 35, init_cfg=init_cfg)
     with pytest.raises(FileNotFoundError):
         model.init_weights()
-    assert model.init_cfg == init_cfg
+    assert model.init_cfg == {**init_cfg, 'type': 'mmlska.WarmStart'}
     with pytest.raises(CheckpointError):
         load_checkpoint(model, path)
 

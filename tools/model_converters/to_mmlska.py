@@ -75,7 +75,7 @@ def main() -> None:
     """Convert the file, or say in one line why not."""
     args = parse_args()
     from mmlska.conversion.checkpoint_files import convert_checkpoint
-    from mmlska.conversion.warm_starting import WarmStartOptions, warm_start
+    from mmlska.conversion.report import WarmStartOptions, warm_start
 
     change = None
     if wants_warm_start(args):

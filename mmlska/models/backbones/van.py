@@ -19,16 +19,16 @@ before pass ``patch_embed{i + 1}`` (strided convolution, norm), the blocks of ``
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from mmcv.cnn.bricks.drop import DropPath
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from torch import nn
 
 from mmlska.checkpoint.naming import STAGE_NORM_EPS, naming_of
-from mmlska.checkpoint.recognition import Trait, describe_van
-from mmlska.conversion.warm_start import WarmStart
+from mmlska.checkpoint.recognition import Trait, describe_van, is_convertible, recognise_van
 from mmlska.layers import ConvFFN
 from mmlska.layers.build import build_activation, build_layer, build_norm, build_plugins
 from mmlska.layers.recompute import recompute
@@ -44,6 +44,7 @@ from .base import (
     resolve_arch,
 )
 
+WARM_START = 'mmlska.WarmStart'
 WIDE = [64, 128, 320, 512]
 ARCHS = {
     ('tiny', 't', 'b0'): dict(embed_dims=[32, 64, 160, 256], depths=[3, 3, 5, 2]),
@@ -185,7 +186,7 @@ def scale_channels(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
 
 
 @MODELS.register_module()
-class VAN(WarmStart, StagedBackbone):
+class VAN(StagedBackbone):
     """Visual Attention Network with LSKA, LKA or any other attention layer.
 
     Args:
@@ -220,7 +221,7 @@ class VAN(WarmStart, StagedBackbone):
         init_cfg (dict | list[dict], optional): mmengine's initialisation config. None keeps the
             initialisation of the official classification code. ``convert=dict()`` in one of type
             'Pretrained' starts from weights of another LKA or LSKA, see
-            :class:`mmlska.conversion.warm_start.WarmStart`. Defaults to None.
+            :class:`mmlska.conversion.WarmStart`. Defaults to None.
         patch_sizes (Sequence[int]): Odd kernel size of each patch embedding; the stride is
             ``patch_size // 2 + 1``. Defaults to ``(7, 3, 3, 3)``.
         pretrained (str, optional): Checkpoint, short for an ``init_cfg`` of type 'Pretrained': base
@@ -268,6 +269,7 @@ class VAN(WarmStart, StagedBackbone):
         depths = settings['depths']
         _check_patch_sizes(patch_sizes, len(depths))
         check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+        init_cfg = name_warm_start(init_cfg)
         super().__init__(len(depths), out_indices, frozen_stages, norm_eval, init_cfg, pretrained)
         self.arch_settings = settings
         self.embed_dims = settings['embed_dims']
@@ -337,6 +339,22 @@ class VAN(WarmStart, StagedBackbone):
         """Weights of plugins: no pretrained file can hold them."""
         return re.search(r'(?:^|\.)after_(?:attention|ffn|stage\d+)\.', key) is not None
 
+    def more_remedies(self, given: Mapping, differing: Iterable[str]) -> list[str]:
+        """A warm start, where nothing differs but what it can change."""
+        options = [
+            recognise_van(weights, self.num_stages) for weights in (given, self.state_dict())
+        ]
+        attentions = [own.get('attention') for own in options]
+        remedies = {
+            'attention': 'start from their nearest likeness with convert=dict() in init_cfg',
+            'in_channels': "make a stem by convert=dict(in_channels='mean') in init_cfg, or 'zero'",
+        }
+        if not set(differing) <= set(remedies):
+            return []
+        if 'attention' in differing and not all(map(is_convertible, attentions)):
+            return []
+        return [remedies[option] for option in differing]
+
     def note_origin(self, keys: list[str]) -> None:
         """Warn where the codebase that named the weights computes with another epsilon."""
         naming = naming_of(keys)
@@ -349,6 +367,24 @@ class VAN(WarmStart, StagedBackbone):
                 'current',
                 logging.WARNING,
             )
+
+
+def name_warm_start(init_cfg: dict | list[dict] | None) -> dict | list[dict] | None:
+    """The initialisation config with every conversion under the name of who makes it.
+
+    An entry of type 'Pretrained' with ``convert`` becomes one of
+    :class:`mmlska.conversion.WarmStart`, and stands last, as mmengine puts those it knows.
+    """
+    if init_cfg is None or isinstance(init_cfg, dict):
+        return _name_warm_start(init_cfg or {}) or None
+    named = [_name_warm_start(cfg) for cfg in init_cfg]
+    return sorted(named, key=lambda cfg: cfg['type'] == WARM_START)
+
+
+def _name_warm_start(cfg: dict) -> dict:
+    if cfg.get('type') in ('Pretrained', PretrainedInit) and 'convert' in cfg:
+        return {**cfg, 'type': WARM_START}
+    return cfg
 
 
 def sort_plugins(plugins: Sequence[dict] | None, num_stages: int) -> list[dict[str, list[dict]]]:

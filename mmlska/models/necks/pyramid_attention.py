@@ -12,7 +12,7 @@ from mmengine.model import BaseModule, ModuleList
 
 from mmlska.checkpoint import unwrap
 from mmlska.layers.build import build_layer
-from mmlska.layers.official_names import rename_keys
+from mmlska.layers.official_names import take_official_names
 from mmlska.ops.argument_checks import check_positive_int
 from mmlska.registry import MODELS
 
@@ -114,7 +114,7 @@ class SpatialContextPyramid(PyramidAttention):
             weights = dict(unwrap(state_dict))
             state_dict.clear()
             state_dict.update(weights)
-        rename_keys(state_dict, prefix, OFFICIAL_NAMES)
+        take_official_names(self, state_dict, prefix, OFFICIAL_NAMES)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -13,7 +13,7 @@ from mmlska.checkpoint import CheckpointError, read_checkpoint, to_naming, unwra
 from mmlska.conversion.calibration import block_errors, output_error
 from mmlska.conversion.checkpoint_files import build_van, convert_checkpoint
 from mmlska.conversion.images import random_images, read_images
-from mmlska.conversion.warm_starting import WarmStartOptions, new_attention, warm_start
+from mmlska.conversion.report import WarmStartOptions, new_attention, warm_start
 from mmlska.models import VAN
 
 SCRIPT = Path(__file__).parents[2] / 'tools/model_converters/to_mmlska.py'

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from mmengine.utils import track_iter_progress
 
+from mmlska.checkpoint.recognition import name_attention
 from mmlska.models import VAN
 
 from .calibration import block_errors, calibrate, hold_out, output_error
 from .checkpoint_files import build_van
 from .images import random_images, read_images
-from .warm_start import NOTE, check_source, convert_van, name_attention, resolve_attention
+from .warm_start import NOTE, check_source, convert_van, resolve_attention
 
 LAST_MAP = 'last map'
 LEGEND = [

@@ -1,0 +1,90 @@
+"""What stands under the path of a checkpoint, looked at before a byte of it is believed."""
+
+import os
+import re
+import zipfile
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+PUBLISHED = (
+    'LSKA weights are published at '
+    'https://github.com/StevenLauHKHK/Large-Separable-Kernel-Attention, '
+    'LKA weights at https://github.com/Visual-Attention-Network/VAN-Classification, '
+    'GhostNetV2 weights at '
+    'https://github.com/huawei-noah/Efficient-AI-Backbones/releases/tag/GhostNetV2, '
+    'CONTAINER-Light weights at https://github.com/allenai/container'
+)
+# Names that published weights bear, and names that a run gives to its own files.
+PUBLISHED_NAME = re.compile(r'van|ls?ka|ghost|container', re.IGNORECASE)
+OWN_NAME = re.compile(r'(epoch|iter|best|latest|last)_', re.IGNORECASE)
+LONGEST_HEADER = 100_000_000
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, or whose weights do not fit the model."""
+
+
+def find_file(path: str | os.PathLike) -> Path:
+    """The regular file that a path names, ``~`` and ``file:`` resolved.
+
+    Raises:
+        FileNotFoundError: If there is none. For names as published weights bear them the message
+            says where those are.
+        CheckpointError: If something else than a file stands there. The message says what.
+    """
+    name = os.fspath(path)
+    if not name:
+        raise CheckpointError('the path of the checkpoint is empty')
+    if name.startswith('file:'):
+        name = unquote(urlsplit(name).path)
+    try:
+        found = Path(name).expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(f'checkpoint {name!r}: there is no such home folder') from error
+    if found.is_file():
+        return found
+    if found.is_dir():
+        raise CheckpointError(f'checkpoint {name!r} is a folder: name a file in it')
+    if found.is_symlink():
+        raise CheckpointError(f'checkpoint {name!r} is a link that leads to no file')
+    if found.exists():
+        raise CheckpointError(f'checkpoint {name!r} is no regular file')
+    where = f'. {PUBLISHED}.' if _is_published(found) else ''
+    raise FileNotFoundError(f'checkpoint {name!r} does not exist{where}')
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors does: the size of a header, and the header."""
+    with path.open('rb') as file:
+        size, brace = int.from_bytes(file.read(8), 'little'), file.read(1)
+    return brace == b'{' and size <= min(LONGEST_HEADER, path.stat().st_size - 8)
+
+
+def check_sizes(path: Path) -> None:
+    """Refuse an archive that would unpack to more than it holds.
+
+    ``torch.save`` stores without compression, so that no honest checkpoint does.
+
+    Raises:
+        CheckpointError: If the parts of a zip archive declare more bytes than the file has.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        declared = sum(part.file_size for part in archive.infolist())
+    if declared > path.stat().st_size:
+        raise CheckpointError(
+            f'checkpoint {str(path)!r} is refused: it has {path.stat().st_size} bytes, and its '
+            f'parts declare {declared}'
+        )
+
+
+def where_else(path: Path) -> str:
+    """What to do about a file that cannot be read."""
+    if _is_published(path):
+        return f'Fetch it again. {PUBLISHED}.'
+    return 'Take another copy of it, or an earlier checkpoint of the run.'
+
+
+def _is_published(path: Path) -> bool:
+    return bool(PUBLISHED_NAME.search(path.name)) and not OWN_NAME.match(path.name)
