@@ -17,7 +17,8 @@ from importlib.util import find_spec
 
 OLDEST_PYTHON = (3, 10)
 NEWEST_TESTED_PYTHON = (3, 12)
-OLDEST_TORCH = (2, 0)
+# As in setup.cfg.
+OLDEST_TORCH = (2, 1)
 # Highest setuptools that each family of distributions builds and runs with.
 SETUPTOOLS = {'onedl': 'setuptools<82', 'openmmlab': 'setuptools<70'}
 

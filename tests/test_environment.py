@@ -115,7 +115,7 @@ def test_operators_of_another_torch():
     ('torch', 'build', 'command'),
     [
         ('2.13.0+cpu', 'CPU build, no GPU', "whl/cpu 'torchvision==0.28.*'"),
-        ('2.0.1', 'CUDA 11.8 build, no GPU', "whl/cu118 'torchvision==0.15.*'"),
+        ('2.1.2', 'CUDA 11.8 build, no GPU', "whl/cu118 'torchvision==0.16.*'"),
         ('2.10.0+cu128', 'CUDA 12.8 build, H200', "whl/cu128 'torchvision==0.25.*'"),
     ],
 )

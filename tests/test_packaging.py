@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmlska import __version__
+from mmlska import __version__, environment
 
 pytest.importorskip('setuptools')
 requirements = pytest.importorskip('packaging.requirements')
@@ -208,6 +208,12 @@ def test_extra_of_mim_is_the_original_set(setup_cfg):
     assert requirement_lines(extras['openmmlab']) == listed
     names = {requirements.Requirement(line).name for line in listed}
     assert {'mmengine', 'mmcv', 'mmdet', 'mmsegmentation'} <= names
+
+
+def test_the_oldest_pytorch_is_the_one_that_is_checked_for(setup_cfg):
+    listed = requirement_lines(setup_cfg['options']['install_requires'])
+    (torch,) = (line for line in listed if requirements.Requirement(line).name == 'torch')
+    assert torch == f'torch>={environment.dotted(environment.OLDEST_TORCH)}'
 
 
 def test_metadata_stands_in_setup_cfg_only(setup_cfg):

@@ -1,4 +1,4 @@
-"""Several attention layers at one place."""
+"""Several attention layers at one place: a container of our own, after no paper."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -2,7 +2,10 @@
 
 ContextAggregation is the spatial context block of "Learning to Aggregate Multi-Scale Context for
 Instance Segmentation in Remote Sensing Images" (CATNet, arXiv 2111.11057), written from its
-equation. It has nothing to do with CONTAINER (arXiv 2106.01401), whose mixing of affinities is
+equation. The official code, github.com/yeliudev/CATNet at 64775d0, is under GPL-3.0: none of it
+stands here, only the names of its weights are known.
+
+It has nothing to do with CONTAINER (arXiv 2106.01401), whose mixing of affinities is
 :class:`mmlska.layers.MixedAffinity`.
 """
 

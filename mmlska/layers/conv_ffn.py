@@ -1,4 +1,9 @@
-"""The convolutional feed-forward network of VAN (arXiv 2202.09741)."""
+"""The convolutional feed-forward network of VAN.
+
+"Visual Attention Network" (arXiv 2202.09741);
+github.com/Visual-Attention-Network/VAN-Classification at e19779b, Apache-2.0. Written from the
+paper, with the official names of weights.
+"""
 
 import torch
 from torch import nn

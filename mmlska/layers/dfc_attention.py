@@ -1,4 +1,10 @@
-"""The decoupled fully connected (DFC) attention of GhostNetV2 (arXiv 2211.12905)."""
+"""The decoupled fully connected (DFC) attention of GhostNetV2.
+
+"GhostNetV2: Enhance Cheap Operation with Long-Range Attention" (arXiv 2211.12905);
+github.com/huawei-noah/Efficient-AI-Backbones at f90e129, whose folder ghostnetv2_pytorch states no
+licence; the author's version in github.com/huggingface/pytorch-image-models is Apache-2.0. Written
+from the paper, with the official names of weights.
+"""
 
 from itertools import islice
 

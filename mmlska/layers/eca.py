@@ -1,4 +1,9 @@
-"""Efficient channel attention (ECA-Net, arXiv 1910.03151)."""
+"""Efficient channel attention.
+
+"ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks" (arXiv 1910.03151);
+github.com/BangguWu/ECANet at b332f6b, MIT. Written from the equations, with the official names of
+weights.
+"""
 
 import math
 import warnings

@@ -1,4 +1,12 @@
-"""The modules of GhostNetV2 (arXiv 2211.12905), with the weights' names of the official code."""
+"""The modules of GhostNetV2.
+
+"GhostNetV2: Enhance Cheap Operation with Long-Range Attention" (arXiv 2211.12905), after "GhostNet:
+More Features from Cheap Operations" (arXiv 1911.11907) and "Squeeze-and-Excitation Networks" (arXiv
+1709.01507); github.com/huawei-noah/Efficient-AI-Backbones at f90e129, whose folder
+ghostnetv2_pytorch states no licence; the author's version in
+github.com/huggingface/pytorch-image-models is Apache-2.0. Written from the papers, with the
+official names of weights.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -1,8 +1,12 @@
 """Large-kernel attention and its separable and undecomposed relatives.
 
-LKA is equation 3 of "Visual Attention Network" (arXiv 2202.09741), LSKA the separable form of
-"Large Separable Kernel Attention" (arXiv 2309.01439); the "trivial" forms of the latter paper apply
-the whole kernel without the dilated decomposition.
+LKA: "Visual Attention Network" (arXiv 2202.09741), equation 3;
+github.com/Visual-Attention-Network/VAN-Classification at e19779b, Apache-2.0.
+LSKA and the "trivial" forms, which apply the whole kernel without the dilated decomposition: "Large
+Separable Kernel Attention" (arXiv 2309.01439);
+github.com/StevenLauHKHK/Large-Separable-Kernel-Attention at bb2a8d2, Apache-2.0. That repository
+holds LSKA alone, at six kernel sizes. Written from the equations, with the official names of
+weights.
 """
 
 from collections.abc import Mapping, Sequence

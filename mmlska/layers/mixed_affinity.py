@@ -1,4 +1,8 @@
-"""The mixed affinity of CONTAINER (arXiv 2106.01401).
+"""The mixed affinity of CONTAINER.
+
+"Container: Context Aggregation Network" (arXiv 2106.01401); github.com/allenai/container at
+443be8a, whose LICENSE is MIT while its README says Apache-2.0. Written from the equations, with the
+official names of weights.
 
 CONTAINER sees self-attention, depth-wise convolution and MLP-Mixer as one operation,
 ``Y = (A V) W + X`` with ``V`` a projection of ``X``, that differs in the affinity ``A`` between

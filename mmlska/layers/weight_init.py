@@ -1,4 +1,9 @@
-"""Initial weights of convolutions."""
+"""Initial weights of convolutions.
+
+VAN: github.com/Visual-Attention-Network/VAN-Classification at e19779b, Apache-2.0. "XavierFill":
+"Understanding the difficulty of training deep feedforward neural networks" (Glorot and Bengio,
+AISTATS 2010). Written from the formulas.
+"""
 
 import math
 

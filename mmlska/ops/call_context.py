@@ -15,7 +15,7 @@ from torch.nn.modules import module as torch_module
 if hasattr(torch.compiler, 'is_compiling'):
     is_compiling = torch.compiler.is_compiling
 else:  # PyTorch 2.1
-    pass
+    from torch._dynamo.external_utils import is_compiling as is_compiling
 
 # Marks a function that compilers call once, when they see it, and whose answer they keep.
 constant_when_compiled = torch.compiler.assume_constant_result

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch_versions import half_on_cpu
 
 from mmlska.models import ContextAggregation
 
@@ -93,7 +94,7 @@ def test_the_bias_of_the_keys_has_no_effect():
     assert torch.allclose(layer(x), before, rtol=1e-12)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, pytest.param(torch.float16, marks=half_on_cpu)])
 @pytest.mark.parametrize('autocast', [False, True])
 def test_four_million_positions_in_half_precision(dtype, autocast):
     torch.manual_seed(0)

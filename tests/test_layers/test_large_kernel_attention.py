@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.fx import symbolic_trace
+from torch_versions import compiles
 
 from mmlska.layers import LKA, LSKA, LKATrivial, LSKATrivial, decompose_kernel
 from mmlska.ops import use_backend
@@ -245,6 +246,7 @@ def test_bf16_autocast_stays_near_float32(kind):
     assert all(torch.isfinite(parameter.grad).all() for parameter in layer.parameters())
 
 
+@compiles
 @pytest.mark.parametrize('kind', KINDS)
 def test_exports_and_compiles(kind):
     layer = kind(4, 11).eval()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmlska.layers import LayerNorm2d
 from mmlska.models import VAN, ContainerLight, GhostNetV2
 from mmlska.models.backbones.base import StagedBackbone
 from mmlska.ops import use_backend
@@ -264,6 +265,34 @@ def test_the_fast_forms_and_layouts_give_the_same_maps_and_gradients(build, trai
     assert (found - expected).norm() < 2e-2 * expected.norm()
     for found, expected in maps:
         assert (found - expected).norm() < 1e-4 * expected.norm()
+
+
+def van(**options):
+    return VAN(NANO, attention=dict(type='LSKA', kernel_size=7), **options)
+
+
+@pytest.mark.parametrize('build', [van, ghost, light])
+def test_layer_norms_in_the_blocks_act_over_the_channels(build):
+    """So the map of an image is the same whatever the size of the batch, in training too."""
+    model = build(norm_cfg=dict(type='LN', eps=1e-6)).train()
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    assert all(isinstance(norm, LayerNorm2d) for norm in norms)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    x = torch.rand(3, 3, 64, 64)
+    together = model(x)
+    for i, image in enumerate(x):
+        for out, alone in zip(together, model(image[None]), strict=True):
+            assert torch.allclose(out[i : i + 1], alone, atol=1e-4)
+    sum(out.square().mean() for out in together).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('build', [van, ghost, light])
+def test_a_norm_that_cannot_be_built_is_refused_at_once(build):
+    with pytest.raises(ValueError, match="a norm is configured by a dict with a 'type'"):
+        build(norm_cfg=None)
+    with pytest.raises(KeyError, match="the nearest is 'BN'"):
+        build(norm_cfg=dict(type='BNN'))
 
 
 @every_backbone
