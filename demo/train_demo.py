@@ -8,8 +8,6 @@ training is the job that tools/train.py runs for any config.
 import argparse
 import os
 import shlex
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,9 +109,6 @@ def variant_of(args: argparse.Namespace) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the data, train, evaluate, draw."""
     args = parse_args(arguments)
-    # Without this a signal would end this process alone, and leave the workers that load images.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     # Networks of this size gain nothing from a second thread; on a busy machine the threads wait
     # for each other.
     if 'OMP_NUM_THREADS' not in os.environ:

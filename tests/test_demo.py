@@ -27,7 +27,6 @@ def demo(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     import train_demo
 
     def run(*arguments, expect=0):
@@ -40,9 +39,7 @@ def demo(tmp_path, monkeypatch, capsys):
         assert status == expect, printed.out + printed.err
         return printed
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run
 
 
 @pytest.mark.slow
