@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from script_runs import REPOSITORY
 
 pytest.importorskip('sklearn', reason='the digits are those of scikit-learn')
@@ -27,6 +28,8 @@ def demo(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    # So long PyTorch waits for each worker that the garbage collector ends.
+    monkeypatch.setattr(torch.utils.data._utils, 'MP_STATUS_CHECK_INTERVAL', 0.5)
     import train_demo
 
     def run(*arguments, expect=0):
@@ -40,6 +43,16 @@ def demo(tmp_path, monkeypatch, capsys):
         return printed
 
     return run
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    """Data made before, which a demo finds."""
+    from mmlska.datasets import make_digit_scenes
+
+    folder = tmp_path_factory.mktemp('scenes')
+    make_digit_scenes(folder, num_train=8, num_val=4)
+    return folder
 
 
 @pytest.mark.slow
@@ -68,9 +81,14 @@ def demo(tmp_path, monkeypatch, capsys):
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
-def test_a_demo_trains_evaluates_and_draws(tmp_path, demo, arguments, folder, metrics, library):
+def test_a_demo_trains_evaluates_and_draws(
+    tmp_path, demo, scenes, arguments, folder, metrics, library
+):
     pytest.importorskip(library)
-    printed = demo(*arguments, *FEW).out
+    # The first one makes its data.
+    data = ['--data-root', str(scenes)] if arguments else []
+    printed = demo(*arguments, *FEW, *data).out
+    assert (tmp_path / 'data' / 'digit_scenes').exists() != bool(arguments)
     for metric in metrics:
         before, after = re.search(rf'^ *{metric} +(\S+) +(\S+)$', printed, re.M).groups()
         assert 0 <= float(before) <= 1
