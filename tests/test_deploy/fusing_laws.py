@@ -10,9 +10,9 @@ NANO = dict(embed_dims=[8, 12, 16, 20], depths=[1, 2, 1, 1], ffn_ratios=[2, 2, 2
 
 
 def trained(model, seed=0):
-    """Every parameter and statistic far from its initial value."""
+    """Every parameter and statistic far from its initial value, in whatever order they stand."""
     generator = torch.Generator().manual_seed(seed)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in sorted(model.state_dict().items()):
         if tensor.is_floating_point():
             spread = 0.5 + torch.rand(tensor.shape, generator=generator)
             sign = torch.randn(tensor.shape, generator=generator).sign()
