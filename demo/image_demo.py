@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--fuse',
         action='store_true',
-        help='fold norms into convolutions first: the same pictures in less time',
+        help='fuse norms into convolutions first: the same pictures in less time',
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=OPTIONS_HELP

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,13 @@ def test_every_change_has_a_library_and_a_reason():
     for patch in patches.PATCHES:
         assert patch.library in ('mmengine', 'mmdet') and patch.changed
         assert len(patch.reason.split()) > 10 and 'Args:' not in patch.reason
+
+
+def test_the_architecture_page_lists_them():
+    page = (Path(__file__).parents[1] / 'docs/architecture.md').read_text('utf-8')
+    for patch in patches.PATCHES:
+        row = f'| `{patch.make.__name__}` | {patch.library} | {patch.changed} |'
+        assert row in page.splitlines()
 
 
 def test_the_permanent_changes_are_made_with_the_models_and_made_once():

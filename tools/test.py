@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--fuse',
         action='store_true',
-        help='fold norms into convolutions first: the same figures in less time',
+        help='fuse norms into convolutions first: the same figures in less time',
     )
     add_launch_options(parser)
     return parse_launch_arguments(parser)

@@ -93,7 +93,7 @@ class Predictor:
         checkpoint: File with the weights of that model.
         device: Where to run. Defaults to a GPU where there is one.
         options: Overrides of the config by dotted key.
-        fused: Whether to fold norms into convolutions, see :func:`mmlska.deploy.fuse`.
+        fused: Whether to fuse norms into convolutions, see :func:`mmlska.deploy.fuse`.
 
     Raises:
         FileNotFoundError: If the config or the checkpoint is missing.

@@ -86,7 +86,7 @@ def prepare_testing(
         wait_time: Seconds to hold each picture that is shown.
         tta: Whether to augment at test time.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-        fuse: Whether to fold norms into convolutions, see :func:`mmlska.deploy.fuse`.
+        fuse: Whether to fuse norms into convolutions, see :func:`mmlska.deploy.fuse`.
 
     Raises:
         FileNotFoundError: If the config, its data or the checkpoint is missing.

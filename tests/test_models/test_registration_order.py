@@ -1,6 +1,6 @@
 """The order of registration is part of the contract.
 
-Mmcv folds a norm into the convolution that was registered last, whatever ``forward`` does.
+Mmcv fuses a norm into the convolution that was registered last, whatever ``forward`` does.
 """
 
 import copy
