@@ -12,6 +12,7 @@ neither time nor memory that could be measured; docs/architecture.md has the fig
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from inspect import getdoc
 from typing import NamedTuple
 
@@ -77,6 +78,7 @@ PATCHES = (
 )
 
 
+@cache
 def apply() -> None:
     """Make the permanent changes. Calling it again changes nothing."""
     for patch in PATCHES:
