@@ -51,7 +51,7 @@ printf '%s\n%s\n' "$(date -u '+%F %R UTC')" "$found" | tee "$summary"
 first_failure=0
 
 # Three of the tests, which a sanitizer gets through in minutes.
-SMALL_PART='tiles_and_steps or (gelu and half_precision) or (triton_cascade and two_runs)'
+SMALL_PART='tiles_and_programs or (gelu and half_precision) or (triton_cascade and two_runs)'
 
 # Run a command with the limit of a step; its output goes to a log of that name.
 step() {

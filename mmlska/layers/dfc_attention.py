@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmlska.ops import in_right_layout
 from mmlska.ops.argument_checks import check_odd, check_positive_int
 from mmlska.registry import MODELS
 
@@ -80,6 +81,8 @@ class DFCGate(nn.Sequential):
         is_single = isinstance(x, torch.Tensor) and x.shape[0] * x.shape[2] * x.shape[3] == 1
         # A derived class may register more modules; the gate consists of the first six.
         for layer in islice(self, 6):
+            if isinstance(layer, nn.Conv2d) and isinstance(x, torch.Tensor):
+                x = in_right_layout(x, layer)
             is_batch_norm = isinstance(layer, nn.BatchNorm2d)
             x = normalize_by_running(layer, x) if is_single and is_batch_norm else layer(x)
         return x

@@ -5,9 +5,11 @@ that gives shapes, layouts and dtypes, and what autograd and autocast do with it
 cannot register all of that, and runs without operators.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+
+from .call_context import layout_of
 
 EXIST = hasattr(torch.library, 'register_autograd')
 _LIBRARY = torch.library.Library('mmlska', 'FRAGMENT')
@@ -47,10 +49,19 @@ def as_autocast(x: torch.Tensor, device_type: str) -> torch.Tensor:
     return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device_type))
 
 
-def _casting(name: str, device_type: str, key: str) -> Callable:
+def empty_gradients(
+    leaves: Sequence[torch.Tensor | None], needed: Sequence[bool]
+) -> list[torch.Tensor]:
+    """Those gradients of maps ``(N, C, H, W)`` and parameters that are needed, without values."""
+    leaves = [leaf for leaf, flag in zip(leaves, needed, strict=True) if flag]
+    return [torch.empty_like(leaf, memory_format=layout_of(leaf)) for leaf in leaves]
+
+
+def _casting(name: str, device_type: str, key: str) -> Callable[..., torch.Tensor]:
+    """The kernel of an operator for a dispatch key of autocast."""
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
-    def run(x: torch.Tensor, *arguments):
+    def run(x: torch.Tensor, *arguments: object) -> torch.Tensor:
         with torch._C._ExcludeDispatchKeyGuard(keys):
             return getattr(torch.ops.mmlska, name)(as_autocast(x, device_type), *arguments)
 

@@ -187,7 +187,7 @@ def chosen_backend() -> str:
         ValueError: If the environment names no backend.
     """
     name = _backend.get() or os.environ.get(ENVIRONMENT_VARIABLE) or 'auto'
-    return _check_name(name, ENVIRONMENT_VARIABLE)
+    return name if name in BACKENDS else _check_name(name, ENVIRONMENT_VARIABLE)
 
 
 @contextmanager
@@ -370,6 +370,7 @@ def _warn_of(backend: str, operation: str, reason: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _warn_once(backend: str, operation: str, reason: str) -> bool:
+    """The same; compilers look into nothing that remembers."""
     logger.warning(
         "%s: the backend %r was chosen by use_backend() or %s, but cannot run: %s. PyTorch's own "
         'operations compute it instead',
@@ -382,6 +383,7 @@ def _warn_once(backend: str, operation: str, reason: str) -> bool:
 
 
 def _check_name(name: str, source: str) -> str:
+    """The name of a backend, or an error that names all and the nearest."""
     if name not in BACKENDS:
         nearest = difflib.get_close_matches(str(name), BACKENDS, 1)
         hint = f' (did you mean {nearest[0]!r}?)' if nearest else ''

@@ -19,7 +19,7 @@ def add_scaled(x: torch.Tensor, branch: torch.Tensor, scale: torch.Tensor) -> to
     """
     scale = scale[:, None, None]
     # A tracer is to see the same whether gradients are on or off.
-    if not is_compiling() and why_observed(x, branch):
+    if not is_compiling() and why_observed(x):
         return x + branch * scale
     # The gradients of the single operation take one pass more, all that it saves.
     if needs_gradients(x, branch, scale) or chosen_backend() == 'plain':

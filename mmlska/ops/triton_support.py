@@ -63,7 +63,7 @@ def _why_not_installed() -> str:
     try:
         importlib.import_module('triton')
     except Exception as error:
-        # A broken Triton raises anything, and the plain form needs none of it.
+        # A broken Triton raises anything, and the reference form needs none of it.
         return f'Triton cannot be imported ({type(error).__name__})'
     return ''
 

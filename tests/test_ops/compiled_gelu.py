@@ -49,7 +49,7 @@ def compile_kernel(kernel, dtype, dense, constants, capability):
             signature[name] = '*' + (sums if name in ('taps', 'partial') else NAMES[dtype])
         else:
             signature[name] = 'i32'
-        if signature[name] != 'constexpr' and name not in ('height', 'width', 'steps'):
+        if signature[name] != 'constexpr' and name not in ('height', 'width', 'stacked'):
             attributes[(place,)] = [['tt.divisibility', 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=attributes)
     return triton.compile(source, target=GPUTarget('cuda', capability, 32))

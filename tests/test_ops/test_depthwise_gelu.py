@@ -102,7 +102,7 @@ def test_half_precision_is_as_exact_as_the_plain_form(dtype, layout, large_tiles
 
 @layouts
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
-def test_tiles_and_steps_fit_together(dtype, layout, monkeypatch):
+def test_tiles_and_programs_fit_together(dtype, layout, monkeypatch):
     # Several tiles along each axis, the last ones beyond the border.
     monkeypatch.setattr(triton_kernels, 'MOST_DENSE', 8)
     monkeypatch.setattr(triton_kernels, 'ELEMENTS', 64 if dtype == torch.float32 else 256)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from cascades import cast, relative_error, with_gradients
 
-from mmlska.layers import LSKA, LSKATrivial
+from mmlska.layers import LSKA, DFCAttention, LSKATrivial
 from mmlska.ops import depthwise_cascade, onednn_defect, use_backend
 
 SIZES = [(64, 8), (61, 3), (200, 1), (50, 50), (8, 64), (1, 61)]
@@ -111,6 +111,16 @@ def test_layers_train_rightly_whoever_looks(layer, observer):
         found = gradients(model, x)
     for value, truth in zip(found, expected, strict=True):
         assert relative_error(value, truth) <= 1e-4
+
+
+def test_a_long_kernel_of_dfc_attention_trains_rightly():
+    torch.manual_seed(0)
+    layer, x = DFCAttention(3, 47).eval(), torch.randn(2, 3, 128, 16)
+    conv = layer.short_conv[4]
+    assert conv.kernel_size == (47, 1)
+    (expected,) = torch.autograd.grad(layer.double()(x.double()).square().mean(), conv.weight)
+    (found,) = torch.autograd.grad(layer.float()(x).square().mean(), conv.weight)
+    assert relative_error(found, expected) <= 1e-4
 
 
 def test_gradients_of_each_sample_are_right():

@@ -101,7 +101,8 @@ def plan(kernels: Sequence[tuple[int, int]], dilations: Sequence[int]) -> tuple[
     return marches if fit else ()
 
 
-def _arrange(kernels, dilations):
+def _arrange(kernels: Sequence[tuple[int, int]], dilations: Sequence[int]) -> tuple[March, ...]:
+    """The marches of :func:`plan`, however many values they keep."""
     heights, widths = [k[0] for k in kernels], [k[1] for k in kernels]
     sizes = [max(kernel) for kernel in kernels]
     if any(size % 2 == 0 for size in heights + widths):

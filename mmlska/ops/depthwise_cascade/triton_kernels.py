@@ -112,8 +112,8 @@ def _load_ahead(pointer, position, length, stride, present, COUNT: tl.constexpr)
     values = ()
     for u in tl.static_range(COUNT):
         inside = tl.where(_within(position + u, 0, length), present, False)
-        step = tl.cast(stride, tl.int64) * u
-        values = values + (tl.load(place + step, mask=inside, other=0.0),)
+        distance = tl.cast(stride, tl.int64) * u
+        values = values + (tl.load(place + distance, mask=inside, other=0.0),)
     return values
 
 
@@ -159,14 +159,14 @@ def _march_kernel(
     # What lies before the map is zero, as the windows are.
     first = tl.maximum(begin - R1 - R2, 0)
     ahead = _load_ahead(source, first, length, s_position, present, AHEAD)
-    for step in range(first, end + R1 + R2, AHEAD):
+    for position in range(first, end + R1 + R2, AHEAD):
         values = ahead
-        ahead = _load_ahead(source, step + AHEAD, length, s_position, present, AHEAD)
-        place = target + tl.cast(step - R1 - R2, tl.int64) * t_position
+        ahead = _load_ahead(source, position + AHEAD, length, s_position, present, AHEAD)
+        place = target + tl.cast(position - R1 - R2, tl.int64) * t_position
         for u in tl.static_range(AHEAD):
             xs = xs[1:] + (values[u].to(DTYPE),)
             total = _correlate(bias1, taps1, xs, K1, D1)
-            at = step + (u - R1)
+            at = position + (u - R1)
             if K2 > 0:
                 mids = mids[1:] + (tl.where(_within(at, 0, length), total, 0.0),)
                 total = _correlate(bias2, taps2, mids, K2, D2)
@@ -220,19 +220,19 @@ def _march_back_kernel(
         first = tl.minimum(first, tl.maximum(begin - R1, 0) - R1 + R2)
         x_ahead = _load_ahead(source, first - R2 + R1, length, s_position, present, AHEAD)
     g_ahead = _load_ahead(g_source, first, length, g_position, present, AHEAD)
-    for step in range(first, end + R1 + R2, AHEAD):
+    for position in range(first, end + R1 + R2, AHEAD):
         g_values = g_ahead
-        g_ahead = _load_ahead(g_source, step + AHEAD, length, g_position, present, AHEAD)
+        g_ahead = _load_ahead(g_source, position + AHEAD, length, g_position, present, AHEAD)
         if FOR_WEIGHTS:
             x_values = x_ahead
             x_ahead = _load_ahead(
-                source, step + (AHEAD - R2 + R1), length, s_position, present, AHEAD
+                source, position + (AHEAD - R2 + R1), length, s_position, present, AHEAD
             )
         if FOR_INPUT:
-            place = target + tl.cast(step - R1 - R2, tl.int64) * t_position
+            place = target + tl.cast(position - R1 - R2, tl.int64) * t_position
         for u in tl.static_range(AHEAD):
             # The position between the convolutions.
-            at = step + (u - R2)
+            at = position + (u - R2)
             grad = g_values[u].to(DTYPE)
             if K2 > 0:
                 gs = gs[1:] + (grad,)
@@ -272,9 +272,9 @@ def _march_back_kernel(
         _write_sums(place, seen, channel, channels, KA)
 
 
-def march(
+def apply_march(
     x: torch.Tensor,
-    steps: March,
+    march: March,
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None],
 ) -> torch.Tensor:
@@ -282,7 +282,7 @@ def march(
 
     Args:
         x (Tensor): Map ``(N, C, H, W)`` with dense channels.
-        steps (March): Which of the convolutions.
+        march (March): Which of the convolutions.
         weights (Sequence[Tensor]): Kernels of the cascade, contiguous.
         biases (Sequence[Tensor | None]): Its biases, contiguous.
 
@@ -290,20 +290,20 @@ def march(
         Tensor: Map ``(N, C, H, W)`` in channels_last.
     """
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    tiles = _Tiles(x, steps, steps.kept_forward(), AHEAD)
-    across, across_bias, across_sizes = _across(steps, weights, biases)
+    tiles = _Tiles(x, march, march.kept_forward(), AHEAD)
+    across, across_bias, across_sizes = _across(march, weights, biases)
     if tiles.number:
         with torch.cuda.device_of(x):
             _march_kernel[(tiles.number,)](
                 x,
                 y,
-                *_parameters(steps, weights, biases),
+                *_parameters(march, weights, biases),
                 across,
                 across_bias,
                 *tiles.geometry,
-                *_strides(x, steps),
-                *_strides(y, steps),
-                *_sizes(steps),
+                *_strides(x, march),
+                *_strides(y, march),
+                *_sizes(march),
                 *across_sizes,
                 *tiles.shape,
                 **OPTIONS,
@@ -311,10 +311,10 @@ def march(
     return y
 
 
-def march_back(
+def differentiate_march(
     grad: torch.Tensor,
     x: torch.Tensor,
-    steps: March,
+    march: March,
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None],
     for_input: bool,
@@ -325,7 +325,7 @@ def march_back(
     Args:
         grad (Tensor): Gradient of its output, with dense channels.
         x (Tensor): Its input, with dense channels.
-        steps (March): What it applied.
+        march (March): What it applied.
         weights (Sequence[Tensor]): Kernels of the cascade, contiguous.
         biases (Sequence[Tensor | None]): Its biases, contiguous.
         for_input (bool): Whether the gradient of the input is wanted.
@@ -338,19 +338,19 @@ def march_back(
             ``across`` the sum of the second of these over the lines on which the tap meets the map
             ``(C, KA)``.
     """
-    if for_input and for_weights and steps.kept_backward(True, True) > MOST_KEPT:
-        gx, _ = march_back(grad, x, steps, weights, biases, True, False)
-        return gx, march_back(grad, x, steps, weights, biases, False, True)[1]
+    if for_input and for_weights and march.kept_backward(True, True) > MOST_KEPT:
+        gx, _ = differentiate_march(grad, x, march, weights, biases, True, False)
+        return gx, differentiate_march(grad, x, march, weights, biases, False, True)[1]
     gx = torch.empty_like(x, memory_format=torch.channels_last) if for_input else None
-    tiles = _Tiles(x, steps, steps.kept_backward(for_input, for_weights), AHEAD_BACK)
-    across, across_bias, across_sizes = _across(steps, weights, biases)
-    counts = (steps.first.size, 1, steps.second.size if steps.second else 0, 1, across_sizes[0])
+    tiles = _Tiles(x, march, march.kept_backward(for_input, for_weights), AHEAD_BACK)
+    across, across_bias, across_sizes = _across(march, weights, biases)
+    counts = (march.first.size, 1, march.second.size if march.second else 0, 1, across_sizes[0])
     partial = None
     if for_weights:
         size = (tiles.number // tiles.along_channels, sum(counts) * x.shape[1])
         partial = torch.empty(size, dtype=_sum_dtype(x), device=x.device)
     if tiles.number:
-        first, first_bias, second, _ = _parameters(steps, weights, biases)
+        first, first_bias, second, _ = _parameters(march, weights, biases)
         with torch.cuda.device_of(x):
             _march_back_kernel[(tiles.number,)](
                 grad,
@@ -363,10 +363,10 @@ def march_back(
                 across,
                 across_bias,
                 *tiles.geometry,
-                *_strides(grad, steps),
-                *_strides(x, steps),
-                *_strides(grad if gx is None else gx, steps),
-                *_sizes(steps),
+                *_strides(grad, march),
+                *_strides(x, march),
+                *_strides(grad if gx is None else gx, march),
+                *_sizes(march),
                 *across_sizes,
                 for_input,
                 for_weights,
@@ -390,13 +390,13 @@ class _Tiles:
         shape: Lines and channels of a tile, positions loaded ahead, dtype of sums.
     """
 
-    def __init__(self, x: torch.Tensor, steps: March, kept: int, ahead: int) -> None:
+    def __init__(self, x: torch.Tensor, march: March, kept: int, ahead: int) -> None:
         images, channels, *sides = x.shape
-        length, lines = sides[steps.axis - 2], sides[3 - steps.axis]
+        length, lines = sides[march.axis - 2], sides[3 - march.axis]
         tile_lines, tile_channels = tile_shape(channels, kept, x.dtype, x.device.type)
         self.along_channels = _divide_up(channels, tile_channels)
         whole = self.along_channels * _divide_up(images * lines, tile_lines)
-        segments = number_of_segments(length, steps.reach, whole, processors(x.device))
+        segments = number_of_segments(length, march.reach, whole, processors(x.device))
         segment = _divide_up(length, segments) if length else 1
         self.number = whole * _divide_up(length, segment)
         self.geometry = (images * lines, lines, length, channels, segment)
@@ -437,32 +437,38 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _sum_dtype(x):
+def _sum_dtype(x: torch.Tensor) -> torch.dtype:
+    """In what a map is summed up."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _strides(x, steps):
-    """Distances of images, lines and positions in memory."""
-    return x.stride(0), x.stride(5 - steps.axis), x.stride(steps.axis)
+def _strides(x: torch.Tensor, march: March) -> tuple[int, int, int]:
+    """Distances of images, lines and positions of a map ``(N, C, H, W)`` in memory."""
+    return x.stride(0), x.stride(5 - march.axis), x.stride(march.axis)
 
 
-def _sizes(steps):
-    second = (steps.second.size, steps.second.dilation) if steps.second else (0, 1)
-    return steps.first.size, steps.first.dilation, *second
+def _sizes(march: March) -> tuple[int, int, int, int]:
+    """Length and dilation of the first and of the second convolution, 0 and 1 for none."""
+    second = (march.second.size, march.second.dilation) if march.second else (0, 1)
+    return march.first.size, march.first.dilation, *second
 
 
-def _parameters(steps, weights, biases):
-    """Kernel and bias of the first convolution and of the second, where they are."""
+def _parameters(
+    march: March, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> list[torch.Tensor | None]:
+    """Kernel ``(C, 1, kh, kw)`` and bias ``(C,)`` of the first convolution and of the second."""
     found = []
-    for conv in (steps.first, steps.second):
+    for conv in (march.first, march.second):
         found.append(weights[conv.index] if conv else None)
         found.append(biases[conv.bias] if conv and conv.bias is not None else None)
     return found
 
 
-def _across(steps, weights, biases):
-    """Kernel, bias, and length and dilation of the convolution that was moved."""
-    conv = steps.across
+def _across(
+    march: March, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor | None, torch.Tensor | None, tuple[int, int]]:
+    """Kernel ``(C, 1, kh, kw)``, bias ``(C,)``, length and dilation of the one that was moved."""
+    conv = march.across
     if conv is None or biases[conv.bias] is None:
         return None, None, (0, 1)
     return weights[conv.index], biases[conv.bias], (conv.size, conv.dilation)

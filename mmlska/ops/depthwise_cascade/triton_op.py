@@ -9,7 +9,8 @@ Eager calls do without it: passing an operator takes longer than a small map.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -17,9 +18,11 @@ from .. import custom_ops, triton_support
 from ..call_context import is_autocast, is_compiling, layout_of, needs_gradients
 from ..form import Signature
 from . import reference
-from .schedule import plan_of
+from .schedule import March, plan_of
 
+Weights = Sequence[torch.Tensor]
 Biases = Sequence[torch.Tensor | None]
+Found = list[torch.Tensor | None]
 # Elements of the smallest map, in inference and in training, for which this form is taken. Not
 # measured: below, launches take longer than kernels. Two of ours stand for four of PyTorch's in
 # inference, a dozen for three times as many in training.
@@ -74,7 +77,9 @@ class _Cascade(torch.autograd.Function):
     """What eager calls record."""
 
     @staticmethod
-    def forward(ctx, x, dilations, *parameters):
+    def forward(
+        ctx: Any, x: torch.Tensor, dilations: tuple[int, ...], *parameters: torch.Tensor | None
+    ) -> torch.Tensor:
         number = len(dilations)
         out, between = _forward(x, parameters[:number], parameters[number:], dilations)
         ctx.dilations = dilations
@@ -82,7 +87,7 @@ class _Cascade(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, between, *parameters = ctx.saved_tensors
         number = len(ctx.dilations)
         call = x, parameters[:number], parameters[number:], ctx.dilations
@@ -94,35 +99,53 @@ class _Cascade(torch.autograd.Function):
         return grads[0], None, *grads[1:]
 
 
-def _forward(x, weights, biases, dilations):
-    """The result in the layout of the map, and the map between two marches, else an empty one."""
+def _forward(
+    x: torch.Tensor, weights: Weights, biases: Biases, dilations: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The result in the layout of the map, and the map between two marches, else an empty one.
+
+    All maps are ``(N, C, H, W)``.
+    """
     from . import triton_kernels
 
-    steps = plan_of(weights, dilations)
+    marches = plan_of(weights, dilations)
     weights, biases = _dense(weights), _dense(biases)
     maps = [_with_dense_channels(x)]
-    for step in steps:
-        maps.append(triton_kernels.march(maps[-1], step, weights, biases))
-    between = maps[1] if len(steps) == 2 else x.new_empty(0)
+    for march in marches:
+        maps.append(triton_kernels.apply_march(maps[-1], march, weights, biases))
+    between = maps[1] if len(marches) == 2 else x.new_empty(0)
     return maps[-1].contiguous(memory_format=layout_of(x)), between
 
 
-def _backward(grad, between, x, weights, biases, dilations, needed):
-    """Gradients of the map, the weights and the biases, None where none is needed."""
+def _backward(
+    grad: torch.Tensor,
+    between: torch.Tensor,
+    x: torch.Tensor,
+    weights: Weights,
+    biases: Biases,
+    dilations: Sequence[int],
+    needed: Sequence[bool],
+) -> Found:
+    """Gradients of the map, the weights and the biases, None where none is needed.
+
+    ``grad``, ``between`` and ``x`` are ``(N, C, H, W)``, see :func:`_forward`.
+    """
     from . import triton_kernels
 
-    steps = plan_of(weights, dilations)
+    marches = plan_of(weights, dilations)
     leaves = x, *weights, *biases
     found = [None] * len(leaves)
     weights, biases = _dense(weights), _dense(biases)
     grad = _with_dense_channels(grad)
-    for i in reversed(range(len(steps))):
-        before = needed[0] or any(needed[p] for step in steps[:i] for p in _parameters(step, found))
-        own = any(needed[p] for p in _parameters(steps[i], found))
+    for i, march in reversed(list(enumerate(marches))):
+        earlier = [place for before in marches[:i] for place in _parameters(before, found)]
+        before = needed[0] or any(needed[place] for place in earlier)
+        own = any(needed[place] for place in _parameters(march, found))
         seen = between if i else _with_dense_channels(x)
-        grad, sums = triton_kernels.march_back(grad, seen, steps[i], weights, biases, before, own)
+        call = grad, seen, march, weights, biases
+        grad, sums = triton_kernels.differentiate_march(*call, before, own)
         if own:
-            _add(found, steps[i], sums, weights, biases)
+            _add(found, march, sums, weights, biases)
         if not before:
             break
     found[0] = grad.contiguous(memory_format=layout_of(x)) if needed[0] else None
@@ -132,43 +155,53 @@ def _backward(grad, between, x, weights, biases, dilations, needed):
     ]
 
 
-def _parameters(step, found):
+def _parameters(march: March, found: Sequence[Any]) -> Iterator[int]:
     """Places of the parameters of a march behind the map: all weights, then all biases."""
     number = len(found) // 2
-    convs = [conv for conv in (step.first, step.second, step.across) if conv]
+    convs = [conv for conv in (march.first, march.second, march.across) if conv]
     for conv in convs:
         yield 1 + conv.index
         if conv.bias is not None:
             yield 1 + number + conv.bias
 
 
-def _add(found, step, sums, weights, biases):
-    """Make gradients of the parameters of a march from its sums."""
+def _add(
+    found: Found,
+    march: March,
+    sums: Sequence[torch.Tensor],
+    weights: Weights,
+    biases: Biases,
+) -> None:
+    """Make gradients of the parameters of a march from its sums, each ``(C, taps)`` or ``(C, 1)``.
+
+    They are added to ``found``, where they have their places.
+    """
     first, first_bias, second, second_bias, across = sums
     number = len(weights)
 
-    def add(place, value):
+    def add(place: int, value: torch.Tensor) -> None:
         found[place] = value if found[place] is None else found[place] + value
 
-    add(1 + step.first.index, first)
-    add(1 + number + step.first.bias, first_bias)
-    if step.second:
-        add(1 + step.second.index, second)
-        if step.second.bias is not None:
-            add(1 + number + step.second.bias, second_bias)
+    add(1 + march.first.index, first)
+    add(1 + number + march.first.bias, first_bias)
+    if march.second:
+        add(1 + march.second.index, second)
+        if march.second.bias is not None:
+            add(1 + number + march.second.bias, second_bias)
     if across.numel():
         # Each tap of the convolution that was moved sees the bias wherever it meets the map.
-        kernel, bias = weights[step.across.index], biases[step.across.bias]
-        add(1 + step.across.index, bias[:, None] * across)
-        add(1 + number + step.across.bias, (kernel.flatten(1) * across).sum(1))
+        kernel, bias = weights[march.across.index], biases[march.across.bias]
+        add(1 + march.across.index, bias[:, None] * across)
+        add(1 + number + march.across.bias, (kernel.flatten(1) * across).sum(1))
 
 
-def _dense(parameters):
+def _dense(parameters: Biases) -> list[torch.Tensor | None]:
+    """Weights ``(C, 1, kh, kw)`` or biases ``(C,)`` that are contiguous."""
     return [None if p is None else p.contiguous() for p in parameters]
 
 
-def _with_dense_channels(x):
-    """The map in a layout in which the kernels are fast."""
+def _with_dense_channels(x: torch.Tensor) -> torch.Tensor:
+    """The map ``(N, C, H, W)`` in a layout in which the kernels are fast."""
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
@@ -176,31 +209,46 @@ def _with_dense_channels(x):
 # one list there, and flags tell which weights have a bias.
 
 
-def _split(items, biased, missing=None):
+def _split(items: Sequence[Any], biased: Sequence[bool], missing: Any = None) -> tuple[Any, list]:
     """What belongs to the weights, and what to the biases where there are any."""
     number = len(biased)
     rest = iter(items[number:])
     return items[:number], [next(rest) if flag else missing for flag in biased]
 
 
-def _spread_flags(needed, biased):
+def _spread_flags(needed: Sequence[bool], biased: Sequence[bool]) -> list[bool]:
     """Flags for the map, all weights, and all biases, present or not."""
     for_weights, for_biases = _split(needed[1:], biased, False)
     return [needed[0], *for_weights, *for_biases]
 
 
-def _operator(x, parameters, biased, dilations):
+# Weights, then those biases that there are; for which weights there is one; dilations.
+def _operator(
+    x: torch.Tensor, parameters: Weights, biased: Sequence[bool], dilations: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The operator: see :func:`_forward`."""
     return _forward(x, *_split(parameters, biased), dilations)
 
 
-def _fake_operator(x, parameters, biased, dilations):
+def _fake_operator(
+    x: torch.Tensor, parameters: Weights, biased: Sequence[bool], dilations: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`_operator` returns, without values."""
     is_pair = len(plan_of(parameters[: len(biased)], dilations)) == 2
     channels_last = torch.channels_last
     between = torch.empty_like(x, memory_format=channels_last) if is_pair else x.new_empty(0)
     return torch.empty_like(x, memory_format=layout_of(x)), between
 
 
-def _operator_backward(grad, between, x, parameters, biased, dilations, needed):
+def _operator_backward(
+    grad: torch.Tensor,
+    between: torch.Tensor,
+    x: torch.Tensor,
+    parameters: Weights,
+    biased: Sequence[bool],
+    dilations: Sequence[int],
+    needed: Sequence[bool],
+) -> list[torch.Tensor]:
     """Those gradients that are needed. What an operator returns shares no memory, unlike sums."""
     call = x, *_split(parameters, biased), dilations, _spread_flags(needed, biased)
     for_x, *for_parameters = _backward(grad, between, *call)
@@ -208,19 +256,31 @@ def _operator_backward(grad, between, x, parameters, biased, dilations, needed):
     return [value for value in found if value is not None]
 
 
-def _fake_operator_backward(grad, between, x, parameters, biased, dilations, needed):
-    leaves = zip((x, *parameters), needed, strict=True)
-    return [torch.empty_like(leaf, memory_format=layout_of(leaf)) for leaf, flag in leaves if flag]
+def _fake_operator_backward(
+    grad: torch.Tensor,
+    between: torch.Tensor,
+    x: torch.Tensor,
+    parameters: Weights,
+    biased: Sequence[bool],
+    dilations: Sequence[int],
+    needed: Sequence[bool],
+) -> list[torch.Tensor]:
+    """What :func:`_operator_backward` returns, without values."""
+    return custom_ops.empty_gradients((x, *parameters), needed)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Keep for :func:`_differentiate` what it needs."""
     x, parameters, *ctx.settings = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, output[1], *parameters)
 
 
-def _differentiate(ctx, grad, _):
+def _differentiate(
+    ctx: Any, grad: torch.Tensor | None, _: None
+) -> tuple[torch.Tensor | None, list[torch.Tensor | None], None, None]:
+    """Gradients of the arguments of :func:`_operator`."""
     x, between, *parameters = ctx.saved_tensors
     biased, dilations = ctx.settings
     if grad is None:

@@ -20,7 +20,7 @@ ROWS = 4
 GRADIENT_ROWS = 2
 # A program adds up the gradients of the weights over at most so many tiles below each other,
 # provided that there remain enough programs to fill a large GPU.
-MOST_STEPS = 16
+MOST_STACKED = 16
 ENOUGH_PROGRAMS = 1024
 
 
@@ -135,7 +135,7 @@ def _convolve_kernel(
         tl.store(place, result.to(out.dtype.element_ty), mask=own)
 
 
-@triton.jit(do_not_specialize=['height', 'width', 'steps'])
+@triton.jit(do_not_specialize=['height', 'width', 'stacked'])
 def _differentiate_kernel(
     grad,
     x,
@@ -150,13 +150,13 @@ def _differentiate_kernel(
     s_row,
     s_column,
     s_channel,
-    steps,
+    stacked,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     image, first, columns, channels = _place(
-        height, width, num_channels, ROWS * steps, COLUMNS, CHANNELS
+        height, width, num_channels, ROWS * stacked, COLUMNS, CHANNELS
     )
     present = (channels < num_channels)[None, :]
     weights = _load_taps(taps, channels, num_channels)
@@ -164,8 +164,8 @@ def _differentiate_kernel(
     zero = tl.zeros((COLUMNS, CHANNELS), taps.dtype.element_ty)
     for_bias = zero
     for_taps = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
-    for step in range(steps):
-        row = first + step * ROWS
+    for tile in range(stacked):
+        row = first + tile * ROWS
         at = _offsets(image, row, columns, channels, s_image, s_row, s_column, s_channel)
         tiles = _load_surroundings(
             x + at, row, columns, present, height, width, s_row, s_column, ROWS
@@ -218,11 +218,11 @@ def differentiate(
     columns, channels = tile_of(x)
     channel_tiles = triton.cdiv(x.shape[1], channels)
     programs = _count_tiles(x, GRADIENT_ROWS, columns) * channel_tiles
-    steps = max(1, min(MOST_STEPS, programs // ENOUGH_PROGRAMS))
-    tiles = _count_tiles(x, GRADIENT_ROWS * steps, columns)
+    stacked = max(1, min(MOST_STACKED, programs // ENOUGH_PROGRAMS))
+    tiles = _count_tiles(x, GRADIENT_ROWS * stacked, columns)
     partial = torch.empty((tiles, 10, x.shape[1]), dtype=taps.dtype, device=x.device)
     if x.numel():
-        sizes = (*_geometry(x), steps, GRADIENT_ROWS, columns, channels)
+        sizes = (*_geometry(x), stacked, GRADIENT_ROWS, columns, channels)
         with torch.cuda.device_of(x):
             _differentiate_kernel[(tiles * channel_tiles,)](
                 grad, x, taps, bias, for_inner, partial, *sizes
@@ -248,10 +248,12 @@ def tile_of(x: torch.Tensor) -> tuple[int, int]:
     return columns, min(channels, elements // columns)
 
 
-def _count_tiles(x, rows, columns):
+def _count_tiles(x: torch.Tensor, rows: int, columns: int) -> int:
+    """Tiles of so many rows and columns in all images of a map ``(N, C, H, W)``."""
     return x.shape[0] * triton.cdiv(x.shape[2], rows) * triton.cdiv(x.shape[3], columns)
 
 
-def _geometry(x):
+def _geometry(x: torch.Tensor) -> tuple[int, ...]:
+    """Height, width and channels of a map ``(N, C, H, W)``, and its four strides."""
     n, c, h, w = x.stride()
     return x.shape[2], x.shape[3], x.shape[1], n, h, w, c

@@ -7,6 +7,7 @@ Compilers and ``torch.export`` see one operator, ``mmlska::depthwise_gelu``, and
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -50,25 +51,34 @@ class _ConvGELU(torch.autograd.Function):
     """What eager calls record."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, weight, bias)
         return _forward(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         compute = reference.backward if torch.is_grad_enabled() else _backward
         return tuple(compute(grad, *ctx.saved_tensors, ctx.needs_input_grad))
 
 
-def _forward(x, weight, bias):
+def _forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The result of a map ``(N, C, H, W)``, in its layout."""
     from . import triton_kernels
 
     bias = None if bias is None else bias.contiguous()
     return triton_kernels.convolve(_dense(x), triton_kernels.taps_of(weight), bias, gelu=True)
 
 
-def _backward(grad, x, weight, bias, needed):
-    """Gradients of the map, the weight and the bias, None where none is needed."""
+def _backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    needed: Sequence[bool],
+) -> list[torch.Tensor | None]:
+    """Gradients of the map ``(N, C, H, W)``, the weight and the bias, None where none is needed."""
     from . import triton_kernels
 
     taps, bias = triton_kernels.taps_of(weight), None if bias is None else bias.contiguous()
@@ -86,30 +96,46 @@ def _backward(grad, x, weight, bias, needed):
     return found
 
 
-def _dense(x):
+def _dense(x: torch.Tensor) -> torch.Tensor:
+    """The map ``(N, C, H, W)`` without gaps, in its layout."""
     return x.contiguous(memory_format=layout_of(x))
 
 
-def _fake_forward(x, weight, bias):
+def _fake_forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """What :func:`_forward` returns, without values."""
     return torch.empty_like(x, memory_format=layout_of(x))
 
 
-def _operator_backward(grad, x, weight, bias, needed):
+def _operator_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    needed: Sequence[bool],
+) -> list[torch.Tensor]:
     """Those gradients that are needed. What an operator returns shares no memory."""
     found = _backward(grad, x, weight, bias, needed)
     return [value.clone(memory_format=layout_of(value)) for value in found if value is not None]
 
 
-def _fake_backward(grad, x, weight, bias, needed):
-    leaves = zip((x, weight, bias), needed, strict=True)
-    return [torch.empty_like(leaf, memory_format=layout_of(leaf)) for leaf, flag in leaves if flag]
+def _fake_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    needed: Sequence[bool],
+) -> list[torch.Tensor]:
+    """What :func:`_operator_backward` returns, without values."""
+    return custom_ops.empty_gradients((x, weight, bias), needed)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+    """Keep for :func:`_differentiate` what it needs."""
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx, grad):
+def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of the arguments of the operator."""
     needed = list(ctx.needs_input_grad)
     if torch.is_grad_enabled():
         return tuple(reference.backward(grad, *ctx.saved_tensors, needed))
