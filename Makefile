@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-unit test-gpu demo bench bench-gpu lint clean
+.PHONY: help install check test test-unit test-gpu test-reliability demo bench bench-gpu lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -39,6 +39,7 @@ make test-unit            the same without what trains, starts processes or take
 make test-gpu             install what is missing, and run on a CUDA device what only that can show, ten minutes a step:
                           tests, compute-sanitizer, two benchmarks; results in work_dirs/gpu. tests/check_gpu.sh
                           --help tells the steps, and how to run them without installing
+make test-reliability     install what is missing, end trainings in some twenty ways and let them go on: about ten minutes
 make demo                 install what is missing, train and evaluate a small Mask R-CNN on the CPU
 make demo TASK=retinanet  the same for RetinaNet; TASK=segmentation for Semantic FPN
 make demo BACKBONE=...    another backbone: ghostnetv2 or container-light
@@ -123,6 +124,9 @@ test-unit: $(READY)
 
 test-gpu: $(READY)
 	@PYTHON=$(BIN)/python tests/check_gpu.sh
+
+test-reliability: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/reliability/kills.py
 
 demo: $(READY)
 	@$(BIN)/python demo/train_demo.py --task '$(TASK)' --backbone '$(BACKBONE)' --attention '$(ATTENTION)'

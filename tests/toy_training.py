@@ -1,5 +1,6 @@
 """A training of seconds that has all that can be lost: augmentation, drop-out, momentum, a best."""
 
+import gc
 from pathlib import Path
 
 import torch
@@ -30,8 +31,9 @@ class NoisySamples(BaseDataset):
 class Toy(BaseModel):
     """A perceptron with drop-out that learns to add."""
 
-    def __init__(self) -> None:
+    def __init__(self, ballast: int = 0) -> None:
         super().__init__()
+        self.register_buffer('ballast', torch.ones(ballast))
         self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 1))
 
     def forward(self, inputs: torch.Tensor, mode: str = 'tensor'):
@@ -75,11 +77,17 @@ class Call(Hook):
             self.action()
 
 
-def loader(num_workers: int = 0, infinite: bool = False) -> dict:
+def loader(
+    num_workers: int = 0,
+    persistent_workers: bool = False,
+    infinite: bool = False,
+    batch_size: int = BATCH,
+) -> dict:
     sampler = 'InfiniteSampler' if infinite else 'DefaultSampler'
     return dict(
-        batch_size=BATCH,
+        batch_size=batch_size,
         num_workers=num_workers,
+        persistent_workers=persistent_workers and num_workers > 0,
         sampler=dict(type=sampler, shuffle=True),
         dataset=NoisySamples(serialize_data=False),
     )
@@ -92,9 +100,15 @@ def toy_runner(
     hooks: list[Hook] = (),
     checkpoint: dict | None = None,
     num_workers: int = 0,
+    persistent_workers: bool = False,
+    ballast: int = 0,
+    batch_size: int = BATCH,
     **options,
 ) -> Runner:
-    """A runner that trains epochs, or iterations, and evaluates after each interval."""
+    """A runner that trains epochs, or iterations, and evaluates after each interval.
+
+    Its files have four bytes more for each unit of ballast.
+    """
     kind = dict(by_epoch=True, max_epochs=length, val_interval=1)
     if not by_epoch:
         kind = dict(by_epoch=False, max_iters=length, val_interval=4)
@@ -103,9 +117,9 @@ def toy_runner(
     )
     torch.manual_seed(0)
     return ToyRunner(
-        model=Toy(),
+        model=Toy(ballast),
         work_dir=str(work_dir),
-        train_dataloader=loader(num_workers, infinite=not by_epoch),
+        train_dataloader=loader(num_workers, persistent_workers, not by_epoch, batch_size),
         val_dataloader=loader(),
         train_cfg=kind,
         val_cfg=dict(),
@@ -126,3 +140,10 @@ def toy_runner(
 def weights(runner: Runner) -> torch.Tensor:
     """All parameters and buffers in one vector."""
     return torch.cat([value.flatten().double() for value in runner.model.state_dict().values()])
+
+
+def stop_workers(runner: Runner) -> None:
+    """End the workers of the training, which would wait for those that are started later."""
+    vars(runner.train_loop).pop('dataloader_iterator', None)
+    runner.train_dataloader._iterator = None
+    gc.collect()

@@ -34,7 +34,8 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the latest one in the work dir if none is named',
+        help='go on from this checkpoint, or from the newest whole one in the work dir if none is '
+        'named',
     )
     add_launch_options(parser)
     return parse_launch_arguments(parser)

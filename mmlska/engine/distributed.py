@@ -167,7 +167,11 @@ def _show_and_log(
         print(heading, file=sys.stderr)
     show(kind, error, trace)
     log_file = MMLogger.get_current_instance().log_file
-    if log_file is not None and not isinstance(error, KeyboardInterrupt):
+    if log_file is None or isinstance(error, KeyboardInterrupt):
+        return
+    try:
         os.makedirs(os.path.dirname(log_file), exist_ok=True)
         with open(log_file, 'a') as log:
             log.write(f'{heading}\n{"".join(traceback.format_exception(kind, error, trace))}')
+    except OSError as problem:
+        print(f'{log_file} could not be written: {problem}', file=sys.stderr)

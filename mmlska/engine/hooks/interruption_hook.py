@@ -131,7 +131,8 @@ class InterruptionHook(Hook):
             return
         path = self._checkpoint_hook.save_now(runner, after_iter)
         runner.logger.warning(
-            f'{signal.Signals(number).name}: training ends; --resume goes on from {path}'
+            f'{signal.Signals(number).name}: training ends; '
+            f'{"--resume goes on from " + path if path else "it has saved nothing"}'
         )
         self.after_train(runner)
         raise SystemExit(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_SAVED)

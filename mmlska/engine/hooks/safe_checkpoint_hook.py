@@ -1,6 +1,5 @@
 """Checkpoints that survive an interruption, and a training that goes on from them exactly."""
 
-import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,10 +12,10 @@ from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_inf
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch.utils.data import BatchSampler, DataLoader
 
 from mmlska.registry import HOOKS
 
+from ..batch_seeds import SeededBatches, seed_batches
 from ..checkpoint_files import (
     PARTIAL,
     choose_checkpoint,
@@ -26,7 +25,9 @@ from ..checkpoint_files import (
     remove,
     saved_checkpoints,
 )
+from ..full_disk import keep_logging
 from ..random_state import random_state, set_random_state
+from ..rest_of_epoch import begin_at_start, begin_in_epoch
 
 # EX_IOERR of sysexits.h.
 EXIT_WRITE_ERROR = 74
@@ -95,6 +96,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._random_states: list[dict] = []
         self._state_before_val: dict | None = None
         self._batches_of_epoch = 0
+        self._batches: SeededBatches | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint that ``--resume`` without a file means."""
@@ -154,7 +156,7 @@ class SafeCheckpointHook(CheckpointHook):
             )
         self._resumed = dict(
             random_states=checkpoint.get('random_states'),
-            batches_of_epoch=meta.get('batches_of_epoch', 0),
+            batches_of_epoch=meta.get('batches_of_epoch', (0, 0)),
         )
 
     def before_train(self, runner: Runner) -> None:
@@ -166,11 +168,13 @@ class SafeCheckpointHook(CheckpointHook):
         if isinstance(getattr(self.file_backend, 'client', self.file_backend), LocalBackend):
             self.file_backend = LateRemoval(self.file_backend)
             self._clean_up()
+            keep_logging(runner.visualizer)
         self._take_best_along()
         loader = runner.train_dataloader
         if loader.generator is None:
             # Else the start of each pass over the data draws from the state of the training.
             loader.generator = torch.Generator().manual_seed(runner.seed)
+        self._batches = seed_batches(loader, runner.seed, get_dist_info()[0])
         self._restore_random_state(runner)
 
     def _warn_of_overwriting(self, runner: Runner, folders: list[str]) -> None:
@@ -216,10 +220,25 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Leave out the batches of this epoch that were trained before the interruption."""
-        self._batches_of_epoch = self._resumed.pop('batches_of_epoch', 0)
-        if self._batches_of_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
-            begin_in_epoch(runner.train_loop, self._batches_of_epoch)
-            runner.logger.info(f'the first {self._batches_of_epoch} batches are trained already')
+        loop = runner.train_loop
+        done, whole = self._resumed.pop('batches_of_epoch', (0, 0))
+        batches = len(loop.dataloader)
+        if whole not in (0, batches):
+            runner.logger.warning(
+                f'an epoch had {whole} batches and has {batches} now: it goes on after the same '
+                'share of them'
+            )
+            done = done * batches // whole
+        self._batches_of_epoch = done
+        if not isinstance(loop, EpochBasedTrainLoop):
+            skips = hasattr(loop.dataloader.sampler, 'skip')
+            # What cannot skip loads all batches once more.
+            self._batches.begin_at(loop.iter if skips else 0, None if skips else batches)
+            return
+        self._batches.begin_at(loop.iter, batches - done)
+        if done:
+            begin_in_epoch(loop, done)
+            runner.logger.info(f'the first {done} batches of the epoch are trained already')
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -244,8 +263,8 @@ class SafeCheckpointHook(CheckpointHook):
         set_random_state(self._state_before_val)
         self._state_before_val = None
 
-    def save_now(self, runner: Runner, after_iter: bool) -> str:
-        """Save between two intervals; returns the path.
+    def save_now(self, runner: Runner, after_iter: bool) -> str | None:
+        """Save between two intervals; returns the path of the last file that this run has saved.
 
         Args:
             runner: The runner of the training.
@@ -254,7 +273,8 @@ class SafeCheckpointHook(CheckpointHook):
         meta = dict(epoch=runner.epoch, iter=runner.iter + int(after_iter))
         step = meta['iter']
         if self.by_epoch:
-            middle = self._batches_of_epoch > 0
+            in_epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
+            middle = self._batches_of_epoch > 0 or not in_epochs
             step = f'{meta["epoch"]}_iter_{step}' if middle else meta['epoch']
         path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
         if path != self.last_ckpt:
@@ -264,7 +284,8 @@ class SafeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what a resumed run needs to equal this one."""
         checkpoint['random_states'] = self._random_states
-        checkpoint['meta']['batches_of_epoch'] = self._batches_of_epoch
+        done, whole = self._batches_of_epoch, len(runner.train_dataloader)
+        checkpoint['meta']['batches_of_epoch'] = (done, whole if done else 0)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int | str, meta: dict) -> None:
         with self._or_as_before(runner):
@@ -358,54 +379,3 @@ def _problem_of(step: Callable[[], None]) -> str:
     except OSError as error:
         return str(error)
     return ''
-
-
-class RestOfSampler:
-    """The batches of a sampler after the first ones; its length stays that of the epoch."""
-
-    def __init__(self, batches: BatchSampler, done: int) -> None:
-        self.batches = batches
-        self.done = done
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.batches, name)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return itertools.islice(iter(self.batches), self.done, None)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def begin_in_epoch(loop: EpochBasedTrainLoop, done: int) -> None:
-    """Let a loop leave out the first batches of the next epoch; none of them is loaded.
-
-    mmengine repeats an interrupted epoch from its start, and counts the repeated iterations twice.
-
-    Args:
-        loop: The loop, before an epoch.
-        done: How many batches.
-    """
-    loader, run_iter = loop.dataloader, loop.run_iter
-    workers = dict(prefetch_factor=loader.prefetch_factor) if loader.num_workers else {}
-    loop.dataloader = DataLoader(
-        loader.dataset,
-        batch_sampler=RestOfSampler(loader.batch_sampler, done),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        **workers,
-    )
-    loop.run_iter = lambda index, batch: run_iter(index + done, batch)
-    loop.loader_of_whole_epochs = loader
-
-
-def begin_at_start(loop: EpochBasedTrainLoop) -> None:
-    """Undo :func:`begin_in_epoch`."""
-    if 'loader_of_whole_epochs' in vars(loop):
-        loop.dataloader = vars(loop).pop('loader_of_whole_epochs')
-        del loop.run_iter

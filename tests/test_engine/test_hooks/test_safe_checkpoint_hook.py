@@ -12,7 +12,7 @@ import torch
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
-from toy_training import BATCHES, Call, Rising, toy_runner, weights
+from toy_training import BATCH, BATCHES, Call, Rising, stop_workers, toy_runner, weights
 
 from mmlska.engine import SafeCheckpointHook
 from mmlska.engine.checkpoint_files import fault
@@ -44,8 +44,10 @@ def files(folder: Path) -> list[str]:
 def interrupt(work_dir: Path, at: int, by_epoch: bool, **options) -> None:
     """Train until a signal comes in an iteration."""
     send = Call(at, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    runner = toy_runner(work_dir, by_epoch, LENGTH[by_epoch], [send], **options)
     with pytest.raises(SystemExit):
-        toy_runner(work_dir, by_epoch, LENGTH[by_epoch], [send], **options).train()
+        runner.train()
+    stop_workers(runner)
 
 
 def fail_to_write(monkeypatch, error: int = errno.ENOSPC, allowed: int = 0):
@@ -85,6 +87,20 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(tmp_path, 
     resumed = toy_runner(tmp_path / 'cut', by_epoch, LENGTH[by_epoch], resume=True)
     resumed.train()
     assert resumed.iter == whole.iter == 3 * BATCHES
+    assert (weights(resumed) - weights(whole)).abs().max() <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('by_epoch', 'persistent'), [(True, True), (True, False), (False, True)])
+def test_so_it_does_with_workers_that_augment(tmp_path, by_epoch, persistent):
+    options = dict(num_workers=2, persistent_workers=persistent)
+    whole = toy_runner(tmp_path / 'whole', by_epoch, LENGTH[by_epoch], **options)
+    whole.train()
+    stop_workers(whole)
+    interrupt(tmp_path / 'cut', BATCHES + 3, by_epoch, **options)
+    resumed = toy_runner(tmp_path / 'cut', by_epoch, LENGTH[by_epoch], resume=True, **options)
+    resumed.train()
+    stop_workers(resumed)
     assert (weights(resumed) - weights(whole)).abs().max() <= 1e-6
 
 
@@ -222,6 +238,22 @@ def test_what_a_killed_save_has_left_is_cleared_away(tmp_path):
     assert files(tmp_path) == ['epoch_1.pth']
 
 
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    runner = toy_runner(tmp_path, length=1)
+    with monkeypatch.context() as context:
+        context.setattr('mmengine.visualization.vis_backend.dump', full)
+        runner.train()
+        (backend,) = runner.visualizer._vis_backends.values()
+        assert Path(backend._scalar_save_file).read_text() == ''
+        backend.add_scalars(dict(loss=1.0))
+    backend.add_scalars(dict(loss=2.0))
+    assert Path(backend._scalar_save_file).read_text() == '{"loss": 2.0, "step": 0}\n'
+    assert runner.epoch == 1
+
+
 @pytest.mark.parametrize('damage', [b'', b'PK half', None])
 def test_resume_falls_back_and_says_what_is_lost(tmp_path, told, damage):
     toy_runner(tmp_path, length=2).train()
@@ -309,3 +341,20 @@ def test_another_number_of_processes_draws_anew_and_says_so(tmp_path, told):
     torch.save(checkpoint, path)
     toy_runner(tmp_path, length=2, resume=True).train()
     assert any('random state of 2 processes, now there are 1' in message for message in told)
+
+
+def test_an_epoch_of_another_length_goes_on_after_the_same_share(tmp_path, told):
+    interrupt(tmp_path, BATCHES + 2, by_epoch=True)
+    runner = toy_runner(tmp_path, resume=True, batch_size=BATCH // 2)
+    runner.train()
+    assert any(f'had {BATCHES} batches and has {2 * BATCHES} now' in message for message in told)
+    # Three batches of the second epoch are done, which are half of it.
+    assert runner.iter == BATCHES + 3 + BATCHES + 2 * BATCHES
+
+
+def test_a_loop_without_epochs_is_saved_by_its_iteration(tmp_path):
+    send = Call(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    runner = toy_runner(tmp_path, False, 8, [send], checkpoint=dict(by_epoch=True))
+    with pytest.raises(SystemExit):
+        runner.train()
+    assert files(tmp_path) == ['epoch_0_iter_3.pth']
