@@ -17,11 +17,11 @@ class Names:
     def __init__(self) -> None:
         self.module_dict: dict[str, type] = {}
 
-    def register_module(self) -> Callable[[type], type]:
+    def register_module(self, name: str | None = None) -> Callable[[type], type]:
         """A decorator that leaves the class as it is."""
 
         def remember(kind: type) -> type:
-            self.module_dict[kind.__name__] = kind
+            self.module_dict[name or kind.__name__] = kind
             return kind
 
         return remember
@@ -70,7 +70,8 @@ def find_model(name: str) -> Callable | None:
         if found is None:
             with MODELS.switch_scope_and_registry(None) as registry:
                 found = registry.get(name)
-    except RuntimeError:
-        # mmengine raises it where a dotted name is that of a module without such a class.
+    except (ImportError, RuntimeError):
+        # Searching imports all models, which need mmcv too; and a dotted name may be that of a
+        # module without such a class. Either way nobody knows the name.
         return None
     return found if callable(found) else None

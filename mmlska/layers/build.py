@@ -70,7 +70,8 @@ def build_norm(cfg: Mapping, channels: int) -> nn.Module:
     kind, options = _resolve('norm', cfg, NORMS, "dict(type='BN')")
     kind = LayerNorm2d if kind is nn.LayerNorm else kind
     requires_grad = options.pop('requires_grad', True)
-    options.setdefault('eps', 1e-5)
+    if _takes(kind, 'eps'):
+        options.setdefault('eps', 1e-5)
     if kind is nn.GroupNorm:
         if 'num_groups' not in options:
             raise ConfigError(f"GN needs num_groups, as in dict(type='GN', num_groups=8): {cfg!r}")
@@ -175,10 +176,9 @@ def _resolve(
 
 def _call(kind: Callable, options: dict, *args: int) -> nn.Module:
     """Build from options, having refused those that the class does not take."""
-    taken = inspect.signature(kind).parameters
-    is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
-    unknown = [] if is_open else [name for name in options if name not in taken]
+    unknown = [name for name in options if not _takes(kind, name)]
     if unknown:
+        taken = inspect.signature(kind).parameters
         name = getattr(kind, '__name__', repr(kind))
         raise ConfigError(
             f'{name} takes no {unknown[0]}={options[unknown[0]]!r}'
@@ -187,6 +187,13 @@ def _call(kind: Callable, options: dict, *args: int) -> nn.Module:
             f"dict(_delete_=True, type='{name}')"
         )
     return kind(*args, **options)
+
+
+def _takes(kind: Callable, option: str) -> bool:
+    """Whether a class takes an option by this name."""
+    parameters = inspect.signature(kind).parameters
+    is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return is_open or option in parameters
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

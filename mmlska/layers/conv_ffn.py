@@ -55,15 +55,9 @@ class ConvFFN(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
         if torch.jit.is_scripting():
-            return self._forward_plain(x)
-        elif not isinstance(x, torch.Tensor):
-            # The symbol of torch.fx.
-            return self._forward_plain(x)
+            return self.drop(self.fc2(self.drop(self.act(self.dwconv(self.fc1(x))))))
         else:
             return self._forward_fast(x)
-
-    def _forward_plain(self, x: torch.Tensor) -> torch.Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.dwconv(self.fc1(x))))))
 
     def _forward_fast(self, x: torch.Tensor) -> torch.Tensor:
         check_map(self, x, self.fc1)

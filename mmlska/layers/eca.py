@@ -102,7 +102,7 @@ class ECA(nn.Module):
             1, or ``gamma`` or ``b`` is not possible.
 
     Warns:
-        UserWarning: If the kernel is far longer than the rule asks for.
+        UserWarning: If ``kernel_size`` is far longer than the rule asks for.
 
     Example:
         >>> ECA(256).kernel_size, ECA(256, kernel_size=3).kernel_size
@@ -118,8 +118,9 @@ class ECA(nn.Module):
         check_positive_int('in_channels', in_channels)
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(in_channels, gamma, b)
-        check_odd(kernel_size)
-        check_reach(kernel_size, in_channels)
+        else:
+            check_odd(kernel_size)
+            check_reach(kernel_size, in_channels)
         self.in_channels = in_channels
         self.kernel_size = kernel_size
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)

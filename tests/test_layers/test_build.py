@@ -82,6 +82,17 @@ def test_layer_norm_acts_over_the_channels(kind):
     assert torch.allclose(norm(x), (x - mean) / (var + 1e-6).sqrt() * factor + shift)
 
 
+def test_a_norm_of_a_user_needs_no_epsilon():
+    class Scale(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(channels, 1, 1))
+
+    norm = build_norm(dict(type=Scale, requires_grad=False), 4)
+    assert norm.factor.shape == (4, 1, 1)
+    assert not norm.factor.requires_grad
+
+
 def test_classes_and_registered_names_are_types_too():
     assert type(build_norm(dict(type=nn.BatchNorm2d), 4)) is nn.BatchNorm2d
     assert type(build_activation(dict(type=nn.Mish))) is nn.Mish

@@ -191,3 +191,15 @@ def test_the_layer_acts_before_the_residual_sum():
         branch = getattr(block, f'bn{i}')(getattr(block, f'conv{i}')(branch))
         branch = branch.relu() if i < 3 else block.eca(branch)
     assert torch.allclose(block(x), (x + branch).relu(), atol=1e-6)
+
+
+def test_a_kernel_that_was_meant_for_positions_is_warned_of():
+    with pytest.warns(UserWarning, match='_delete_=True') as caught:
+        ECA(32, kernel_size=23)
+    assert 'its own rule takes 3' in str(caught[0].message)
+
+
+@pytest.mark.parametrize('options', [dict(kernel_size=9), dict(gamma=0.5), {}])
+def test_kernels_of_the_paper_and_its_rule_are_not(options, recwarn):
+    ECA(64, **options)
+    assert not recwarn

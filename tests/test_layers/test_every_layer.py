@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 from torch_versions import compiles, half_on_cpu, since
 
+from mmlska.layers import ConvFFN, GhostBottleneck, GhostModule, LayerNorm2d, SqueezeExcite
 from mmlska.registry import MODELS
 
 # Each layer with options that keep it cheap. A layer that is registered belongs here.
@@ -226,6 +227,30 @@ def test_the_check_of_the_map_disturbs_no_tracer(name):
         traced = torch.jit.trace(layer, x)
     assert not [warning for warning in caught if 'input_check' in warning.filename]
     assert torch.allclose(traced(x), layer(x), atol=1e-5)
+
+
+PARTS = {
+    'ConvFFN': lambda: ConvFFN(8, 16),
+    'GhostModule': lambda: GhostModule(8, 8, attention=True),
+    'GhostBottleneck': lambda: GhostBottleneck(8, 16, 8, se_ratio=0.25),
+    'SqueezeExcite': lambda: SqueezeExcite(8, 0.25),
+    'LayerNorm2d': lambda: LayerNorm2d(8),
+}
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('name', PARTS)
+def test_the_parts_of_blocks_trace_too(name, training):
+    part = scatter(PARTS[name]()).train(training)
+    x = torch.randn(2, 8, 9, 7)
+    for traced in (torch.jit.script(part), torch.fx.symbolic_trace(part)):
+        assert torch.allclose(traced(x), part(x), atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['ConvFFN', 'GhostModule', 'GhostBottleneck'])
+def test_the_parts_of_blocks_refuse_other_channels(name):
+    with pytest.raises(ValueError, match=r'is built for maps \(N, 8, H, W\), but gets'):
+        PARTS[name]()(torch.rand(1, 6, 9, 7))
 
 
 @compiles

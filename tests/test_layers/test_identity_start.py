@@ -5,6 +5,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
+from mmlska.deploy import fuse
 from mmlska.models import VAN, ContextAggregation, IdentityStart
 
 INNER = {
@@ -116,6 +117,16 @@ def test_is_the_attention_of_a_van_that_it_does_not_change():
     model.load_state_dict(model.state_dict() | bare.state_dict())
     x = torch.rand(1, 3, 64, 48)
     assert all(torch.equal(a, b) for a, b in zip(model(x), bare(x), strict=True))
+
+
+@every_inner
+def test_fuses_exactly(attention):
+    torch.manual_seed(0)
+    layer = IdentityStart(8, attention).double().eval()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 8, 6, 5, dtype=torch.float64)
+    assert torch.allclose(fuse(layer)(x), layer(x), rtol=1e-10, atol=1e-10)
 
 
 def test_one_inside_another_is_refused():

@@ -78,6 +78,16 @@ def test_every_layer_trains_where_only_pytorch_is():
     assert imported == '[]'
 
 
+def test_an_unknown_name_is_told_as_such_where_mmengine_is_and_mmcv_is_not():
+    code = (
+        'from mmlska.layers import AttentionSequence\n'
+        "try: AttentionSequence(8, [dict(type='LSKAA')])\n"
+        'except KeyError as error: print(error)'
+    )
+    (error,) = run(code, blocked=['mmcv'])
+    assert "the nearest is 'LSKA'" in error
+
+
 def test_the_registries_tell_by_their_kind_that_mmengine_is_absent():
     code = (
         'from mmlska.registry import HOOKS, METRICS, MODELS, find_model\n'
