@@ -1,6 +1,7 @@
 """Layer normalisation (arXiv 1607.06450) over the channels of a map."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -13,4 +14,6 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
