@@ -103,6 +103,7 @@ def toy_runner(
     persistent_workers: bool = False,
     ballast: int = 0,
     batch_size: int = BATCH,
+    runner: type = ToyRunner,
     **options,
 ) -> Runner:
     """A runner that trains epochs, or iterations, and evaluates after each interval.
@@ -116,7 +117,7 @@ def toy_runner(
         type='mmlska.SafeCheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 4
     )
     torch.manual_seed(0)
-    return ToyRunner(
+    return runner(
         model=Toy(ballast),
         work_dir=str(work_dir),
         train_dataloader=loader(num_workers, persistent_workers, not by_epoch, batch_size),

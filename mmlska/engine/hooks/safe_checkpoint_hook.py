@@ -94,13 +94,17 @@ class SafeCheckpointHook(CheckpointHook):
         self.on_write_error = on_write_error
         self._resumed: dict[str, Any] = {}
         self._random_states: list[dict] = []
+        self._progress: dict[str, int] = {}
         self._state_before_val: dict | None = None
         self._batches_of_epoch = 0
         self._batches: SeededBatches | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the checkpoint that ``--resume`` without a file means."""
-        if not runner._resume or runner._load_from is not None:
+        """Choose the checkpoint that ``--resume`` without a file means.
+
+        ``FlexibleRunner`` has followed ``last_checkpoint`` by then.
+        """
+        if not runner._resume or runner._load_from is not None or runner._has_loaded:
             return
         choice = [None]
         if is_main_process():
@@ -284,12 +288,16 @@ class SafeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what a resumed run needs to equal this one."""
         checkpoint['random_states'] = self._random_states
+        # FlexibleRunner counts as at the end of an epoch, whatever it was told.
+        checkpoint['meta'].update(self._progress)
         done, whole = self._batches_of_epoch, len(runner.train_dataloader)
         checkpoint['meta']['batches_of_epoch'] = (done, whole if done else 0)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int | str, meta: dict) -> None:
+        self._progress = dict(meta)
         with self._or_as_before(runner):
             super()._save_checkpoint_with_step(runner, step, meta)
+        self._progress = {}
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         with self._or_as_before(runner):

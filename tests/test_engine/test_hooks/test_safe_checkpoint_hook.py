@@ -12,6 +12,7 @@ import torch
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
+from mmengine.runner import FlexibleRunner
 from toy_training import BATCH, BATCHES, Call, Rising, stop_workers, toy_runner, weights
 
 from mmlska.engine import SafeCheckpointHook
@@ -358,3 +359,20 @@ def test_a_loop_without_epochs_is_saved_by_its_iteration(tmp_path):
     with pytest.raises(SystemExit):
         runner.train()
     assert files(tmp_path) == ['epoch_0_iter_3.pth']
+
+
+class ToyFlexibleRunner(FlexibleRunner):
+    """The runner of mmengine's strategies, which saves and resumes by code of its own."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(strategy=dict(type='SingleDeviceStrategy'), **options)
+
+
+def test_the_runner_of_strategies_resumes_exactly_too(tmp_path):
+    whole = toy_runner(tmp_path / 'whole', runner=ToyFlexibleRunner)
+    whole.train()
+    interrupt(tmp_path / 'cut', BATCHES + 2, by_epoch=True, runner=ToyFlexibleRunner)
+    resumed = toy_runner(tmp_path / 'cut', resume=True, runner=ToyFlexibleRunner)
+    resumed.train()
+    assert resumed.iter == whole.iter
+    assert (weights(resumed) - weights(whole)).abs().max() <= 1e-6
