@@ -52,6 +52,8 @@ def why_apart(
         return 'the map is not of shape (N, C, H, W)'
     if x.dtype not in dtypes:
         return 'there are no kernels for the dtype of the map'
+    if any(weight.dim() != 4 for weight in weights):
+        return 'a kernel is not of shape (C, 1, kh, kw)'
     channels, device = x.shape[1], x.device
     for parameter in (*weights, *biases):
         if parameter is None:

@@ -336,6 +336,8 @@ def faster_forms(
     Returns:
         tuple[tuple[str, ...], str]: The backends, and why the others are not among them.
     """
+    if any(len(weight) != 4 for weight in weights):
+        return (), 'a kernel is not of shape (C, 1, kh, kw)'
     kernels = tuple((height, width) for _, _, height, width in weights)
     call = Signature(device, dtype, shape, layout, kernels, dilations, training, has_onednn)
     reasons = {name: form.why_slower(call) for name, form in operation.fast.items()}

@@ -31,10 +31,10 @@ def is_affected(kernel_size: Sequence[int], weight: torch.Tensor, dilation: int)
         weight (Tensor): The kernel.
         dilation (int): Its dilation.
     """
-    height, width = kernel_size
-    if isinstance(height, torch.Tensor):
-        # Sizes of a tensor under torch.jit.trace, about which a trace must not ask.
+    if len(kernel_size) != 2 or isinstance(kernel_size[0], torch.Tensor):
+        # No 2-D kernel, or sizes under torch.jit.trace, about which a trace must not ask.
         return False
+    height, width = kernel_size
     if height <= HIGHEST_RIGHT or width > WIDEST_WRONG or dilation > 1:
         return False
     if weight.device.type != 'cpu' or weight.dtype == torch.float64:

@@ -106,6 +106,23 @@ def test_convolution_and_gelu_are_one_operation_unless_watched(asked):
     assert len(asked) == 1 and len(seen) == 2
 
 
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(padding_mode='circular'),
+        dict(dilation=2, padding=2),
+        dict(kernel_size=5, padding=2),
+        dict(groups=2),
+    ],
+)
+def test_another_convolution_is_called_as_the_module_that_it_is(options, asked):
+    torch.manual_seed(0)
+    ffn, x = ConvFFN(4, 8), torch.randn(1, 4, 9, 7)
+    ffn.dwconv = nn.Conv2d(8, 8, **{**dict(kernel_size=3, padding=1, groups=8), **options})
+    assert torch.equal(ffn(x), ffn.fc2(ffn.act(ffn.dwconv(ffn.fc1(x)))))
+    assert not asked
+
+
 def test_devices_without_a_fast_form_are_not_asked(asked, monkeypatch):
     monkeypatch.setattr(conv_ffn, 'may_fuse_gelu', lambda device: False)
     ConvFFN(4, 8)(torch.randn(1, 4, 5, 6))

@@ -110,6 +110,17 @@ def test_what_depends_on_the_parameters_is_not_remembered(chosen, fast_always):
     assert 'another dtype' in chosen[1].reason
 
 
+@pytest.mark.parametrize('backend', ['auto', 'cpu', 'plain'])
+def test_what_does_not_belong_together_fails_as_in_pytorch(backend):
+    x, weights, _ = make()
+    with use_backend(backend):
+        with pytest.raises(RuntimeError, match='channels'):
+            depthwise_cascade(x, [weights[0][:4]], [None], [1])
+        with pytest.raises(RuntimeError):
+            depthwise_cascade(x, [weights[0][:, 0, 0]], [None], [1])
+        assert depthwise_cascade(x[0], weights, [None] * 2, DILATIONS).shape == x.shape[1:]
+
+
 def test_the_recorder_tells_form_map_and_reason(chosen):
     x, weights, biases = make((1, 2, 4, 4))
     run(x.contiguous(memory_format=torch.channels_last), weights, biases)

@@ -319,6 +319,35 @@ def test_compiles_and_exports(build):
         assert torch.allclose(plain, second, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ('build', 'gradients'),
+    [(van, True), (van, False), (ghost, True), (light, True), (full, True)],
+)
+def test_traces_with_the_checks_of_the_tracer_and_runs_at_other_sizes(build, gradients):
+    model, other = build().eval(), torch.rand(2, 3, 75, 90)
+    with torch.set_grad_enabled(gradients):
+        traced = torch.jit.trace(model, torch.rand(1, 3, 64, 64))
+    for found, expected in zip(traced(other), model(other), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('build', [van, *BUILDERS])
+def test_is_followed_by_torch_fx(build):
+    model, x = build().eval(), torch.rand(1, 3, 65, 72)
+    for found, expected in zip(torch.fx.symbolic_trace(model)(x), model(x), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('build', [van, light])
+def test_an_exported_program_runs_at_other_sizes(build):
+    model, other = build(out_indices=(0, 1)).eval(), torch.rand(1, 3, 96, 80)
+    sides = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.rand(1, 3, 64, 64),), dynamic_shapes=(sides,))
+        for found, expected in zip(program.module()(other), model(other), strict=True):
+            assert torch.allclose(found, expected, atol=1e-5)
+
+
 @every_backbone
 def test_builds_without_memory(build):
     with torch.device('meta'):
