@@ -46,7 +46,7 @@ def common_options(draw, number):
         norm_eval=draw(st.booleans()),
         with_cp=draw(st.booleans()),
         in_channels=draw(st.integers(1, 4)),
-        norm_cfg=draw(st.sampled_from(NORMS[:2])),
+        norm_cfg=draw(st.sampled_from(NORMS)),
     )
 
 
@@ -66,9 +66,9 @@ def plugins(draw, number):
 def vans(draw):
     arch, options = draw(stages())
     number = len(arch['depths'])
-    options['norm_cfg'] = draw(st.sampled_from(NORMS))
-    return VAN(
-        arch,
+    return VAN, dict(
+        options,
+        arch=arch,
         attention=draw(st.sampled_from(LAYERS)),
         plugins=draw(plugins(number)),
         stage_norm_cfg=draw(st.sampled_from([dict(type='LN'), dict(type='BN')])),
@@ -76,7 +76,6 @@ def vans(draw):
         drop_path_rate=draw(st.sampled_from([0.0, 0.3])),
         drop_rate=draw(st.sampled_from([0.0, 0.1])),
         act_cfg=draw(st.sampled_from([dict(type='GELU'), dict(type='ReLU')])),
-        **options,
     )
 
 
@@ -85,15 +84,18 @@ def containers(draw):
     arch, options = draw(stages())
     heads = [draw(st.sampled_from([0, 1, 2, 4])) for _ in arch['depths']]
     drop_path_rate = draw(st.sampled_from([0.0, 0.3]))
-    return ContainerLight(dict(arch, num_heads=heads), drop_path_rate=drop_path_rate, **options)
+    arch = dict(arch, num_heads=heads)
+    return ContainerLight, dict(options, arch=arch, drop_path_rate=drop_path_rate)
 
 
 @st.composite
 def ghosts(draw):
     options = draw(common_options(4))
-    options['norm_cfg'] = dict(type='BN')
-    width = draw(st.sampled_from([0.2, 0.3]))
-    return GhostNetV2(width, output_stride=draw(st.sampled_from([8, 16, 32])), **options)
+    # Groups of channels need an even number of them.
+    options['norm_cfg'] = draw(st.sampled_from([dict(type='BN'), dict(type='LN')]))
+    options['width'] = draw(st.sampled_from([0.2, 0.3]))
+    options['output_stride'] = draw(st.sampled_from([8, 16, 32]))
+    return GhostNetV2, options
 
 
 def images(model, n, height, width):
@@ -124,13 +126,19 @@ def equal(outs, others, tolerance=0.0):
 
 
 @pytest.mark.filterwarnings('ignore:an input of')
-@pytest.mark.parametrize('backbones', [vans, containers, ghosts])
-def test_every_legal_configuration_holds_the_laws(backbones):
+# A GhostNetV2 has all of its blocks at any width.
+@pytest.mark.parametrize(('backbones', 'number'), [(vans, 25), (containers, 25), (ghosts, 8)])
+def test_every_legal_configuration_holds_the_laws(backbones, number):
     @settings(
-        max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+        max_examples=number,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
     )
-    @given(model=backbones(), height=sides, width=sides)
-    def check(model, height, width):
+    @given(config=backbones(), height=sides, width=sides)
+    def check(config, height, width):
+        kind, options = config
+        model = kind(**options)
         check_evaluation(model, height, width)
         check_training(model)
 
@@ -138,20 +146,21 @@ def test_every_legal_configuration_holds_the_laws(backbones):
 
 
 def check_evaluation(model, height, width):
-    model.eval()
-    x = images(model, 2, height, width)
+    # In float64: norms over few channels that hardly differ enlarge what float32 rounds.
+    model.double().eval()
+    x = images(model, 2, height, width).double()
     outs = outputs(model, x)
     assert [tuple(out.shape) for out in outs] == expected_shapes(model, 2, height, width)
     assert all(out.isfinite().all() and out.is_contiguous() for out in outs)
     singles = zip(*(outputs(model, image[None]) for image in x), strict=True)
-    assert equal(outs, [torch.cat(single) for single in singles], 1e-4)
+    assert equal(outs, [torch.cat(single) for single in singles], 1e-7)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert equal(outputs(other, x), outs)
         assert list(other.state_dict()) == list(model.state_dict())
 
 
 def check_training(model):
-    model.train()
+    model.float().train()
     x = images(model, 2, 64, 64)
     loss = sum(out.square().mean() for out in model(x))
     parts = [part for i in range(model.frozen_stages + 1) for part in model.stage(i)]
