@@ -30,7 +30,26 @@ from .subjects import Tensors, autocast, new_inductor, randomize_norms
 OBJECTS, DETECTIONS = 8, 20
 
 
-class StepSubject:
+class ModelSubject:
+    """A detector or segmentor.
+
+    Args:
+        settings (Settings): What is measured.
+    """
+
+    model: nn.Module
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.device = torch.device(settings.device)
+        self.cfg = quiet_config(settings.config)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The model as it is, and as our side runs it."""
+        return {'plain': self.model, 'ours': fuse(self.model) if self.settings.fuse else self.model}
+
+
+class StepSubject(ModelSubject):
     """A detector or segmentor on random images: a step of the training, or the inference.
 
     A training step is preprocessing, forward, losses, backward and the optimizer's step with the
@@ -41,9 +60,7 @@ class StepSubject:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.device = torch.device(settings.device)
-        self.cfg = quiet_config(settings.config)
+        super().__init__(settings)
         torch.manual_seed(0)
         self.model = build_model(self.cfg).train(settings.train).to(self.device)
         self.batch = self.make_batch()
@@ -57,10 +74,6 @@ class StepSubject:
 
         classes = number_of_classes(self.model)
         return demo_mm_inputs(number, tuple(shape), [OBJECTS] * number, classes, with_mask=True)
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The model as it is, and as our side runs it."""
-        return {'plain': self.model, 'ours': fuse(self.model) if self.settings.fuse else self.model}
 
     def compiled(self, model: nn.Module) -> nn.Module:
         """The model with its backbone by ``torch.compile``."""
@@ -100,7 +113,7 @@ class StepSubject:
         return dict(outputs=maps, loss=[loss.detach()], drawn_gradients=gradients)
 
 
-class EvaluationSubject:
+class EvaluationSubject(ModelSubject):
     """The evaluation of a detector on images: reading, inference, and the metric.
 
     Its weights are random, with which nothing would pass the score threshold. It is set to 0, and
@@ -111,20 +124,14 @@ class EvaluationSubject:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.device = torch.device(settings.device)
+        super().__init__(settings)
         number, _, *size = settings.shape
-        self.cfg = quiet_config(settings.config)
         point_to_data(self.cfg, settings.data, number, tuple(size))
         if 'rcnn' in (self.cfg.model.get('test_cfg') or {}):
             self.cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=DETECTIONS)
         torch.manual_seed(0)
         self.model = build_model(self.cfg).eval().to(self.device)
         self.dataset = DATASETS.build(self.cfg.val_dataloader.dataset)
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The model as it is, and as our side runs it."""
-        return {'plain': self.model, 'ours': fuse(self.model) if self.settings.fuse else self.model}
 
     def run(self, model: nn.Module) -> dict[str, float]:
         """Evaluate all images once; returns the figures of the metric."""

@@ -571,23 +571,6 @@ def test_json_holds_settings_machine_and_quartiles(tmp_path):
     assert ours['rounds'] == 2 and result['bytes']['ours'] > 0
 
 
-@pytest.mark.slow
-def test_a_sweep_draws_both_pictures(tmp_path, monkeypatch):
-    cv2 = pytest.importorskip('cv2')
-    figures = pytest.importorskip('benchmarks.figures')
-    monkeypatch.setattr(run, 'measure_apart', measure.measure)
-    monkeypatch.setattr(figures, 'KERNEL_SIZES', (7, 11))
-    monkeypatch.setattr(figures, 'SIDES', (8, 16))
-    settings = Settings('layer', shape=(1, 4, 9, 9), rounds=1)
-    for against, extra in (('kernel-size', {}), ('input-size', dict(kernel_size=7))):
-        path = tmp_path / 'pictures' / f'{against}.png'
-        run.run_sweep(settings.but(**extra), against, str(path), None, 'command')
-        picture = cv2.imread(str(path))
-        assert picture.shape[0] > 400 and picture.std() > 10
-    with pytest.raises(ValueError, match="op, layer or block, got 'backbone'"):
-        run.run_sweep(Settings('backbone'), 'kernel-size', 'x.png', None, 'command')
-
-
 def test_sweeps_cover_the_kinds_and_both_modes():
     figures = pytest.importorskip('benchmarks.figures')
     swept = figures.kernel_sizes(Settings('layer'))

@@ -10,13 +10,15 @@ import pytest
 import torch
 from script_runs import REPOSITORY
 
-from benchmarks import run
+from benchmarks import depthwise, run
 from benchmarks.__main__ import SUBJECTS, main
 from benchmarks.layers import LAYERS
 from benchmarks.measure import measure
+from benchmarks.settings import KINDS
 
 TINY = ['--shape', '1', '8', '12', '10', '--kernel-size', '7', '--rounds', '1']
 TINY += ['--allocator', 'default']
+SWEEP = ['--against', 'kernel-size', '--plot', 'x.png']
 
 
 @pytest.fixture
@@ -84,16 +86,25 @@ def test_a_case_prints_a_table_and_writes_json(bench, tmp_path, monkeypatch):
     assert result['settings']['mode'] == 'train' and result['errors']['gradients'] < 1e-4
 
 
-def test_a_sweep_is_drawn(bench, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('against', 'options', 'kinds'),
+    [
+        ('input-size', ['--kernel-size', '7'], ['LSKA k=7'] * 4),
+        ('kernel-size', [], [f'{kind} k={k}' for kind in KINDS for k in (7, 11)]),
+    ],
+)
+def test_a_sweep_is_drawn(bench, tmp_path, monkeypatch, against, options, kinds):
     cv2 = pytest.importorskip('cv2')
     figures = pytest.importorskip('benchmarks.figures')
     monkeypatch.setattr(run, 'measure_apart', measure)
-    monkeypatch.setattr(figures, 'SIDES', (4, 8, 16))
-    options = ['--shape', '1', '4', '8', '8', '--rounds', '1', '--plot', 'drawn/sizes.png']
-    done = bench('sweep', 'op', *options, '--against', 'input-size')
-    assert [row[0] for row in rows_of(done.out)[2:]] == ['cascade of LSKA'] * 2 * 3
+    monkeypatch.setattr(figures, 'SIDES', (4, 8))
+    monkeypatch.setattr(figures, 'KERNEL_SIZES', (7, 11))
+    small = ['--shape', 1, 4, 9, 9, '--rounds', 1]
+    plot = ['--against', against, '--plot', 'drawn/sizes.png']
+    done = bench('sweep', 'layer', *options, *small, *plot)
+    assert [row[0] for row in rows_of(done.out)[2:]] == kinds
     picture = cv2.imread(str(tmp_path / 'drawn' / 'sizes.png'))
-    assert picture.shape[1] > 600 and picture.std() > 10
+    assert picture.shape[0] > 400 and picture.shape[1] > 600 and picture.std() > 10
 
 
 @pytest.mark.parametrize(
@@ -107,6 +118,7 @@ def test_a_sweep_is_drawn(bench, tmp_path, monkeypatch):
         (['case', 'layer', '--backend', 'cuda'], 1, "must be one of 'auto', 'plain'"),
         (['case', 'detector', '--config', 'none-such'], 1, "no config file 'none-such'"),
         (['case', 'evaluation'], 1, 'no folder of images'),
+        (['sweep', 'backbone', *SWEEP], 1, "op, layer or block, got 'backbone'"),
         (['case', 'backbone', '--arch', 'tny', '--shape', '1', '32'], 1, 'tny'),
         (['case', 'layer', '--docs', 'x.md'], 2, 'unrecognized arguments: --docs'),
         (['suite', 'cpu', '--docs', 'absent.md', '--list'], 1, 'absent.md'),
@@ -139,14 +151,18 @@ def test_an_evaluation_is_timed_with_both_libraries(bench):
     assert all(float(row[1]) >= 0 and float(row[4]) <= 1e-9 for row in rows)
 
 
-def test_depthwise_convolutions_are_measured_and_all_rows_written(bench, tmp_path, small_copies):
+def test_depthwise_convolutions_are_measured_and_all_rows_written(
+    bench, tmp_path, small_copies, monkeypatch
+):
+    # The vertical one, and that of the FFN, for each of which the profiler starts six times.
+    monkeypatch.setattr(depthwise, 'convolutions', lambda kernel_size: [((5, 1), 1)])
     options = '--arch tiny --stage 4 --batch-size 1 --dtype float32 --shape 32 48 --rounds 1'
     done = bench(
         *('depthwise', '--device', 'cpu', *options.split(), '--no-compile', '--json', 'rows.json')
     )
-    assert [row[0] for row in rows_of(done.out)[2:]] == ['tiny'] * 5 * 3
+    assert [row[0] for row in rows_of(done.out)[2:]] == ['tiny'] * 2 * 3
     rows = json.loads((tmp_path / 'rows.json').read_text())['results']
-    assert len(rows) == 5 * 3
+    assert len(rows) == 2 * 3
     for row in rows:
         assert set(row['milliseconds']) == {'contiguous', 'channels_last'}
         assert min(row['milliseconds'].values()) > 0 and row['copy_milliseconds'] > 0
