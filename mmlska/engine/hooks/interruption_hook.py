@@ -21,6 +21,8 @@ from .safe_checkpoint_hook import SafeCheckpointHook
 EXIT_SAVED = 75
 # What a shell reports of a process that Ctrl-C has ended.
 EXIT_INTERRUPTED = 130
+# Windows has no SIGHUP.
+SAVING_SIGNALS = tuple(name for name in ('SIGTERM', 'SIGHUP') if name in signal.Signals.__members__)
 
 
 @HOOKS.register_module()
@@ -36,8 +38,8 @@ class InterruptionHook(Hook):
     at exit; an uncaught error reaches the log with the rank of the process.
 
     Args:
-        signals: Names of the signals that mean to save and end. One that is ignored, as SIGHUP is
-            below ``nohup``, stays ignored.
+        signals: Names of the signals that mean to save and end, SIGTERM and SIGHUP by default. One
+            that is ignored, as SIGHUP is below ``nohup``, stays ignored.
 
     Raises:
         ValueError: If a name is not that of a signal.
@@ -46,7 +48,7 @@ class InterruptionHook(Hook):
     # After all that happens in an iteration, saving at an interval included.
     priority = 'LOWEST'
 
-    def __init__(self, signals: tuple[str, ...] = ('SIGTERM', 'SIGHUP')) -> None:
+    def __init__(self, signals: tuple[str, ...] = SAVING_SIGNALS) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown:
             raise ValueError(f'signals={tuple(signals)}: {", ".join(unknown)} is no signal here')
