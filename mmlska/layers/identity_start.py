@@ -24,9 +24,9 @@ class IdentityStart(nn.Module):
     .. math:: y = x + g \cdot (f(x) - x)
 
     with one learned :math:`g` for each channel. At :math:`g = 0`, where it starts, ``y`` equals
-    ``x`` to the bit, in float32, bfloat16 and float16 alike: the product is zero, and the sum is
-    rounded once. It needs finite outputs of ``f``, for zero times infinity is no number. At
-    :math:`g = 1` it is ``f`` alone.
+    ``x`` to the bit, in float32, bfloat16 and float16 alike: the product is zero, and adding zero
+    rounds nothing; only a negative zero may become a positive one, its equal. It needs a finite
+    :math:`f(x) - x`, for zero times infinity is no number. At :math:`g = 1` it is ``f`` alone.
 
     The gradient of :math:`g` is the sum of :math:`(f(x) - x) \, \partial L / \partial y` and not
     zero unless ``f`` is the identity; that of the weights of ``f`` is zero until :math:`g` has

@@ -7,6 +7,8 @@ the modules are what the form takes them for (:func:`why_no_same_conv`). Each of
 reason, '' if there is none.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.autograd import forward_ad
@@ -17,10 +19,17 @@ if hasattr(torch.compiler, 'is_compiling'):
 else:  # PyTorch 2.1
     from torch._dynamo.external_utils import is_compiling as is_compiling
 
-# Marks a function that compilers call once, when they see it, and whose answer they keep.
-constant_when_compiled = torch.compiler.assume_constant_result
-
 PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
+
+
+def constant_when_compiled(function: Callable) -> Callable:
+    """Mark a function that compilers call once, when they see it, and whose answer they keep.
+
+    It is ``torch.compiler.assume_constant_result`` without the import of the whole compiler, which
+    takes seconds wherever a layer is imported.
+    """
+    function._dynamo_marked_constant = True
+    return function
 
 
 def needs_gradients(*tensors: torch.Tensor | None) -> bool:

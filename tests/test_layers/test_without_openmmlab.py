@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import torch
+
+from mmlska.ops.call_context import constant_when_compiled
+
 OPENMMLAB = ['mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'numpy', 'cv2']
 
 # Found by nobody, as a package that is not installed. A finder that raises would be something else:
@@ -101,3 +105,20 @@ def test_the_registries_tell_by_their_kind_that_mmengine_is_absent():
 def test_a_mmengine_that_does_not_import_is_as_one_that_is_absent():
     code = 'from mmlska.layers import LSKA\nprint(LSKA(4, kernel_size=7).in_channels)'
     assert run(code, blocked=['addict']) == ['4']
+
+
+def test_importing_layers_does_not_import_the_compiler_of_pytorch():
+    code = "import mmlska.layers\nprint('torch._dynamo' in sys.modules)"
+    assert run(code) == ['False']
+
+
+def test_functions_are_marked_for_the_compiler_as_pytorch_marks_them():
+    def ours():
+        return True
+
+    def theirs():
+        return True
+
+    constant_when_compiled(ours)
+    torch.compiler.assume_constant_result(theirs)
+    assert vars(ours) == vars(theirs) != {}
