@@ -128,7 +128,8 @@ class StagedBackbone(WholeLoading, BaseModule):
             raise ValueError(
                 f'{type(self).__name__} has no parameter {param_name!r} (prefix {prefix!r})'
             ) from error
-        return depths[parameter], num_layers
+        # What a derived class adds outside of the stages counts as what follows them.
+        return depths.get(parameter, num_layers - 1), num_layers
 
     def _layer_depths(self) -> dict[nn.Parameter, int]:
         depths, depth = {}, 0

@@ -84,6 +84,12 @@ def test_a_prefix_and_what_follows_the_backbone(build):
         model.get_layer_depth('backbone.nothing', prefix='backbone.')
 
 
+def test_a_parameter_outside_of_the_stages_counts_as_what_follows():
+    model = BACKBONES['van']()
+    model.extra = nn.Conv2d(32, 8, 1)
+    assert model.get_layer_depth('extra.weight') == (8, 9)
+
+
 class Classifier(nn.Module):
     """What mmpretrain's ImageClassifier tells its constructor."""
 
