@@ -4,6 +4,8 @@ from mmlska import patches
 from mmlska.layers import *  # noqa: F403
 
 from .backbones import *  # noqa: F403
+from .log_forwarding import forward_logs
 from .necks import *  # noqa: F403
 
 patches.apply()
+forward_logs()

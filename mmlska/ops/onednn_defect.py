@@ -73,7 +73,7 @@ def convolve(
         padding (list[int]): Zeros above and below, and to the left and to the right.
 
     Returns:
-        Tensor: Map of the shape and the layout of ``x``.
+        Tensor: Map of the shape and the layout of ``x``; contiguous under a transform.
     """
     channels = weight.shape[0]
     if x.dim() == 4 and not _is_transformed():
