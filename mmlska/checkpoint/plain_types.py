@@ -104,6 +104,13 @@ def _new_list(items: Any = (), maxlen: int | None = None) -> list:
     return list(items)
 
 
+def _new_bytes(*data: Any) -> bytes:
+    """Stands in for ``bytes``, which makes as many zeros as a file says."""
+    if data:
+        raise pickle.UnpicklingError('bytes made of something else are not allowed')
+    return b''
+
+
 def plain_types() -> list:
     """Classes and functions for :class:`torch.serialization.safe_globals`."""
     numpy_functions = [
@@ -140,5 +147,6 @@ def plain_types() -> list:
         _Array,
         (_new_dict, 'collections.defaultdict'),
         (_new_list, 'collections.deque'),
+        (_new_bytes, 'builtins.bytes'),
         (_attribute, 'builtins.getattr'),
     ]

@@ -238,6 +238,12 @@ def _loader(fetch: Callable[[str], Path]) -> Callable:
     return load_from_fetched
 
 
+# By mmengine's patterns of schemes.
+LOADERS = {scheme: _loader(fetch) for scheme, fetch in FETCHERS.items()}
+LOADERS |= {'http://': load_from_http, 'https://': load_from_http, 'mmcls://': load_from_mmcls}
+LOADERS |= {'': load_from_local}
+
+
 def register_loaders() -> None:
     """Let mmengine read files of every scheme through this module.
 
@@ -250,8 +256,5 @@ def register_loaders() -> None:
     if not KNOWS_SAFE_GLOBALS:
         CheckpointLoader.register_scheme(r'.*\.safetensors$', load_from_local, force=True)
         return
-    CheckpointLoader.register_scheme('', load_from_local, force=True)
-    named = {'http://': load_from_http, 'https://': load_from_http, 'mmcls://': load_from_mmcls}
-    for scheme, fetch in FETCHERS.items():
-        loader = named.get(scheme) or _loader(fetch)
+    for scheme, loader in LOADERS.items():
         CheckpointLoader.register_scheme(scheme, loader, force=True)
