@@ -63,6 +63,9 @@ def read_checkpoint(
     try:
         if is_safetensors(path):
             return _read_safetensors(path, map_location)
+        if path.suffix == '.safetensors' and zipfile.is_zipfile(path):
+            # torch.load goes by the suffix.
+            raise CheckpointError(f'{str(path)!r} is a file of torch.save: rename it to .pth')
         if trust:
             return torch.load(path, map_location=map_location, weights_only=False)
         check_sizes(path)

@@ -186,6 +186,8 @@ def is_convertible(attention: Mapping | None) -> bool:
 
 def shape_of(value: object) -> tuple[int, ...]:
     """The shape of a weight; that of a number for whatever has none."""
+    if getattr(value, 'is_nested', False):
+        return ()
     shape = getattr(value, 'shape', ())
     return tuple(shape) if isinstance(shape, (tuple, list)) else ()
 

@@ -181,7 +181,9 @@ class WholeLoading:
     def own_weights(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """The backbone's weights of a checkpoint under our names; what is left out is logged."""
         names = self.state_dict().keys()
-        parts = find_backbone(unwrap(state_dict), names.__contains__)
+        weights = unwrap(state_dict)
+        check_keys(weights)
+        parts = find_backbone(weights, names.__contains__)
         _log(f'parts of the checkpoint beside {parts.prefix}* are left out', list(parts.outside))
         heads = [key for key in parts.backbone if self.is_head(key)]
         _log('the classification head of the checkpoint is left out', heads)
@@ -204,7 +206,6 @@ class WholeLoading:
     ) -> None:
         under_prefix = [key for key in state_dict if key.startswith(prefix)]
         given = {key[len(prefix) :]: state_dict.pop(key) for key in under_prefix}
-        check_keys(given)
         given, expected = self.own_weights(given), self.state_dict()
         comparison = self._tolerate_plugins(given, compare(given, expected))
         explanation = self._explain(given, comparison) if any(comparison) else ''

@@ -1,4 +1,4 @@
-"""What mmengine's runner writes, it can go on from: every scheduler, wrapper and kind of metainfo."""
+"""What the runner of mmengine writes, it can go on from: schedulers, wrappers, all metainfo."""
 
 import collections
 import datetime

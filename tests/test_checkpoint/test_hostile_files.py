@@ -1,0 +1,149 @@
+"""Files that are not what their name says, and files made to harm whoever reads them."""
+
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
+
+import mmlska.models  # noqa: F401
+from mmlska.checkpoint import CheckpointError, read_checkpoint
+from mmlska.checkpoint.downloads import cached_path
+
+WEIGHTS = {'a.weight': torch.arange(3.0)}
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.SAFETENSORS', 'a'])
+def test_the_content_tells_a_safetensors_file(name, tmp_path):
+    save_file(WEIGHTS, tmp_path / name)
+    assert torch.equal(read_checkpoint(tmp_path / name)['a.weight'], WEIGHTS['a.weight'])
+
+
+def test_the_content_tells_a_file_of_torch(tmp_path):
+    torch.save(WEIGHTS, tmp_path / 'a.safetensors')
+    assert torch.equal(read_checkpoint(tmp_path / 'a.safetensors')['a.weight'], WEIGHTS['a.weight'])
+
+
+def test_a_file_url_is_read(tmp_path):
+    torch.save(WEIGHTS, tmp_path / 'a b.pth')
+    url = (tmp_path / 'a b.pth').as_uri()
+    assert set(read_checkpoint(url)) == set(WEIGHTS)
+
+
+def make_loop(path):
+    path.symlink_to(path)
+
+
+def make_broken_link(path):
+    path.symlink_to(path.with_name('none'))
+
+
+@pytest.mark.parametrize(
+    ('make', 'sentence'),
+    [
+        (os.mkdir, 'is a folder: name a file in it'),
+        (os.mkfifo, 'is no regular file'),
+        (make_loop, 'is a link that leads to no file'),
+        (make_broken_link, 'is a link that leads to no file'),
+    ],
+)
+def test_what_is_no_file_is_told_in_one_sentence(make, sentence, tmp_path):
+    make(tmp_path / 'epoch_3.pth')
+    with pytest.raises(CheckpointError, match=rf'epoch_3\.pth. {sentence}$'):
+        read_checkpoint(tmp_path / 'epoch_3.pth')
+
+
+@pytest.mark.parametrize(
+    ('path', 'sentence'),
+    [('', 'is empty'), ('~nobody-of-this-name/a.pth', 'there is no such home folder')],
+)
+def test_paths_that_name_nothing(path, sentence):
+    with pytest.raises(CheckpointError, match=sentence):
+        read_checkpoint(path)
+
+
+def test_an_absent_file_of_a_run_sends_nobody_to_published_weights(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        read_checkpoint(tmp_path / 'best_coco_bbox_mAP_epoch_3.pth')
+    assert 'http' not in str(caught.value)
+
+
+class Asks:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_an_archive_that_would_unpack_to_more_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'a.pth', 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('a/data.pkl', pickle.dumps({}, 2))
+        archive.writestr('a/version', '3\n')
+        archive.writestr('a/data/0', bytes(10**7))
+    with pytest.raises(CheckpointError, match='its parts declare'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize(
+    'hostile',
+    [
+        np.array([object()], dtype=object),
+        np.zeros(1, dtype=[('a', 'O')]),
+        np.zeros(1, dtype='V8'),
+        Asks(np.dtype, 'O'),
+        Asks(np._core.multiarray._reconstruct, np.ndarray, (2**42,), b'b'),
+        Asks(bytes, 2**42),
+        Asks(torch._utils._rebuild_tensor_v2, torch.ones(1).untyped_storage(), 0, (2**40,), (1,),
+             False, {}),
+    ],
+    ids=['objects', 'structure', 'void', 'object type', 'array size', 'bytes size', 'tensor size'],
+)  # fmt: skip
+def test_what_asks_for_addresses_or_memory_is_refused(hostile, tmp_path):
+    torch.save({'a': hostile}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=r'a\.pth'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+def test_a_safetensors_header_that_is_too_long_is_no_header(tmp_path):
+    (tmp_path / 'a.safetensors').write_bytes(struct.pack('<Q', 2**42) + b'{}')
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        read_checkpoint(tmp_path / 'a.safetensors')
+
+
+def test_a_class_is_named_with_both_ways_out(tmp_path, monkeypatch):
+    path = tmp_path / 'a.pth'
+    torch.save({'a': Asks(os.getcwd)}, path)
+    with pytest.raises(CheckpointError, match=r'getcwd.*MMLSKA_TRUST=.*a\.pth.*safetensors'):
+        read_checkpoint(path)
+    assert read_checkpoint(path, trust=True)['a'] == os.getcwd()
+    monkeypatch.setenv('MMLSKA_TRUST', os.pathsep.join(['/none', str(path)]))
+    assert read_checkpoint(path)['a'] == os.getcwd()
+    other = tmp_path / 'b.pth'
+    torch.save({'a': Asks(os.getcwd)}, other)
+    with pytest.raises(CheckpointError, match='is refused'):
+        read_checkpoint(other)
+
+
+def test_every_scheme_of_mmengine_is_read_here():
+    loaders = CheckpointLoader._schemes
+    assert {loader.__module__ for loader in loaders.values()} == {'mmlska.checkpoint.reading'}
+
+
+@pytest.mark.parametrize('name', ['open-mmlab://none', 'mmcls://none', 'pavi://none'])
+def test_what_no_list_names_is_told(name):
+    with pytest.raises(CheckpointError, match=name):
+        CheckpointLoader.load_checkpoint(name)
+
+
+def test_two_urls_of_one_file_name_are_two_files():
+    first, second = (cached_path(f'https://{host}/van.pth') for host in ('a', 'b'))
+    assert first != second
+    assert first.suffix == '.pth'
