@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import torch
+from torch_versions import since
 
 from mmlska.ops.call_context import constant_when_compiled
 
@@ -107,6 +108,7 @@ def test_a_mmengine_that_does_not_import_is_as_one_that_is_absent():
     assert run(code, blocked=['addict']) == ['4']
 
 
+@since('2.4', 'only its compiler tells whether it is at work')
 def test_importing_layers_does_not_import_the_compiler_of_pytorch():
     code = "import mmlska.layers\nprint('torch._dynamo' in sys.modules)"
     assert run(code) == ['False']
