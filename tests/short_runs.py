@@ -32,9 +32,8 @@ def small_task(model: dict) -> None:
     The regions cost most of the time, and no layer depends on how many there are.
     """
     if 'roi_head' in model:
-        model.test_cfg.rpn.max_per_img = 20
-        model.train_cfg.rpn_proposal.max_per_img = 40
-        model.train_cfg.rcnn.sampler.num = 16
+        model.train_cfg.rpn_proposal.max_per_img = 100
+        model.train_cfg.rcnn.sampler.num = 32
     preprocessor = model.get('data_preprocessor', {})
     if 'size' in preprocessor:
         preprocessor.size = (SIDE, SIDE)

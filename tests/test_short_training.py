@@ -4,17 +4,17 @@ Only paths, sizes and the length of the run are overridden, and the warm-up is l
 first steps would be too small to see.
 """
 
-import math
-import re
 from pathlib import Path
 
 import pytest
 import torch
+from generated_data import innermost
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
+from script_runs import new_managers
+from short_runs import SIDE, cut_down, train
 
 from mmlska.engine.config import find_config
 from mmlska.registry import MODELS
@@ -35,17 +35,18 @@ CONFIGS = {
     for name, path in shipped_configs().items()
     if path.parent.name in FOLDERS
 }
-SIDE = 96
-BATCH = 2
 ITERATIONS = 2
+# Kinds of models. All configs of a kind read images in the same way, which a test tells.
+KINDS = {}
+for name in CONFIGS:
+    KINDS.setdefault(name.split('_')[0], []).append(name)
 
 
 class Watch(Hook):
-    """Keeps the losses, and the weights of the layers from before the first iteration."""
+    """Keeps the weights of the layers from before the first iteration."""
 
     def __init__(self, layer):
         self.layer = MODELS.get(layer)
-        self.losses = []
 
     def weights(self, runner):
         layers = [module for module in runner.model.modules() if isinstance(module, self.layer)]
@@ -54,26 +55,14 @@ class Watch(Hook):
     def before_train(self, runner):
         self.before = self.weights(runner).clone()
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(outputs['loss'].item())
 
-
-def shrink(settings):
-    """The steps of a pipeline with all sizes of images replaced."""
-    if isinstance(settings, (list, tuple)):
-        return type(settings)(map(shrink, settings))
-    if not isinstance(settings, dict):
-        return settings
-    # Mosaics of four images have a margin of half a side, which YOLOX crops.
-    small = dict.fromkeys(('scale', 'img_scale', 'crop_size', 'size'), (SIDE, SIDE))
-    small['border'] = (-SIDE // 2, -SIDE // 2)
-    small['scales'] = [(SIDE, SIDE)]
-    return {key: small.get(key, shrink(value)) for key, value in settings.items()}
-
-
-def innermost(dataset):
-    """The data set that reads images, inside those that mix them."""
-    return innermost(dataset.dataset) if 'dataset' in dataset else dataset
+def set_classes(settings, number):
+    """Let every head tell so many classes apart."""
+    for key, value in settings.items():
+        if key == 'num_classes':
+            settings[key] = number
+        elif isinstance(value, dict):
+            set_classes(value, number)
 
 
 def detection_data(cfg, root):
@@ -81,10 +70,10 @@ def detection_data(cfg, root):
         data_root=f'{root}/',
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='images/train/'),
-        indices=BATCH * ITERATIONS,
     )
     if root.name == 'digit_scenes':
         own['metainfo'] = dict(classes=(*'0123456789',))
+        set_classes(cfg.model, 10)
     return own
 
 
@@ -95,32 +84,14 @@ def segmentation_data(cfg, root):
     return dict(data_root=str(root))
 
 
-def short_run(name, root, work_dir):
-    """The config with its own recipe, for two iterations over small images."""
+def short_run(name, root, work_dir, iterations=ITERATIONS, workers=0):
+    """The config with its own recipe, for a few iterations over small images."""
     pytest.importorskip('mmseg' if 'ade20k' in name else 'mmdet')
     cfg = Config.fromfile(find_config(name))
     data = segmentation_data if cfg.default_scope == 'mmseg' else detection_data
-    loader = cfg.train_dataloader
-    innermost(loader.dataset).merge(data(cfg, root))
-    loader.dataset.pipeline = shrink(loader.dataset.pipeline)
-    loader.merge(dict(batch_size=BATCH, num_workers=0, persistent_workers=False))
-    for split in ('val', 'test'):
-        cfg.update({f'{split}_dataloader': None, f'{split}_cfg': None, f'{split}_evaluator': None})
-    if cfg.default_scope == 'mmseg':
-        cfg.model.data_preprocessor.size = (SIDE, SIDE)
-        cfg.train_cfg.merge(dict(max_iters=ITERATIONS))
-    else:
-        cfg.train_cfg.merge(dict(max_epochs=1))
-    cfg.pop('param_scheduler')
-    # No network here: the weights of ResNet and CSPNeXt stay random.
-    cfg.model.backbone.pop('init_cfg', None)
-    if 'roi_head' in cfg.model:
-        cfg.model.train_cfg.rpn_proposal.max_per_img = 100
-        cfg.model.train_cfg.rcnn.sampler.num = 32
-    cfg.default_hooks.checkpoint = None
+    innermost(cfg.train_dataloader.dataset).merge(data(cfg, root))
     cfg.work_dir = str(work_dir)
-    cfg.experiment_name = re.sub(r'\W', '_', f'{name}_{root.name}')
-    return cfg
+    return cut_down(cfg, iterations, workers)
 
 
 class Probe(Hook):
@@ -139,35 +110,31 @@ def features(model):
     return maps
 
 
-def train(name, root, work_dir):
-    torch.manual_seed(0)
-    runner = Runner.from_cfg(short_run(name, root, work_dir))
+def check(name, root, work_dir):
     watch = Watch(CONFIGS[name])
-    runner.register_hook(watch)
-    runner.train()
-    assert len(watch.losses) == ITERATIONS
-    assert all(math.isfinite(loss) for loss in watch.losses)
+    with new_managers():
+        runner = train(short_run(name, root, work_dir), watch)
+    assert len(runner.losses) == ITERATIONS
     assert not torch.equal(watch.weights(runner), watch.before)
 
 
-@pytest.fixture(scope='session')
-def digit_scenes(tmp_path_factory) -> Path:
-    pytest.importorskip('skimage')
-    pytest.importorskip('sklearn')
-    from mmlska.datasets import make_digit_scenes
-
-    return make_digit_scenes(tmp_path_factory.mktemp('data') / 'digit_scenes', 8, 1)
-
-
 @pytest.mark.parametrize('name', CONFIGS)
-def test_trains_on_the_digits(name, digit_scenes, tmp_path):
-    train(name, digit_scenes, tmp_path)
+def test_trains_on_the_digits(name, scenes, tmp_path):
+    check(name, scenes, tmp_path)
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_trains_on_photographs(name, shared, tmp_path):
+@pytest.mark.parametrize('kind', KINDS)
+def test_all_configs_of_a_kind_read_images_in_one_way(kind):
+    pytest.importorskip('mmseg' if 'ade20k' in KINDS[kind][0] else 'mmdet')
+    loaders = [Config.fromfile(find_config(name)).train_dataloader for name in KINDS[kind]]
+    assert all(loader.dataset == loaders[0].dataset for loader in loaders)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_trains_on_photographs(kind, shared, tmp_path):
+    name = KINDS[kind][0]
     folder = 'ade20k_micro' if 'ade20k' in name else 'coco_mini'
-    train(name, shared / 'data' / folder, tmp_path)
+    check(name, shared / 'data' / folder, tmp_path)
 
 
 # A config whose second neck starts as the identity, and the config without it.
@@ -179,9 +146,9 @@ ADDED_NECKS = {
 
 @pytest.mark.parametrize(('name', 'known'), ADDED_NECKS.items())
 def test_a_trained_detector_keeps_its_features_when_it_gets_a_context_pyramid(
-    name, known, digit_scenes, tmp_path
+    name, known, scenes, tmp_path
 ):
-    cfg = short_run(name, digit_scenes, tmp_path)
+    cfg = short_run(name, scenes, tmp_path)
     mmdet = pytest.importorskip('mmdet')
     stock = Path(mmdet.__file__).parent / '.mim/configs' / known
     settings = Config.fromfile(stock if stock.is_file() else find_config(known)).model
@@ -191,9 +158,7 @@ def test_a_trained_detector_keeps_its_features_when_it_gets_a_context_pyramid(
     expected = features(detector)
 
     cfg.load_from = str(tmp_path / 'trained.pth')
-    cfg.experiment_name = f'{cfg.experiment_name}_load_from'
-    runner = Runner.from_cfg(cfg)
     probe = Probe()
-    runner.register_hook(probe)
-    runner.train()
+    with new_managers():
+        train(cfg, probe)
     assert all(map(torch.equal, probe.features, expected))

@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
+from script_runs import new_managers
+from short_runs import train
 from test_configs import CONFIGS, every, library, scope_of
 from test_short_training import short_run
 
@@ -145,7 +147,6 @@ class Watch(Hook):
     """Keeps what an iteration computes with."""
 
     def __init__(self):
-        self.losses = []
         self.taken, self.given = defaultdict(set), defaultdict(set)
 
     def before_train(self, runner):
@@ -162,18 +163,6 @@ class Watch(Hook):
 
         return hook
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(outputs['loss'].item())
-
-
-@pytest.fixture(scope='session')
-def scenes(tmp_path_factory):
-    pytest.importorskip('skimage')
-    pytest.importorskip('sklearn')
-    from mmlska.datasets import make_digit_scenes
-
-    return make_digit_scenes(tmp_path_factory.mktemp('options') / 'digit_scenes', 4, 1)
-
 
 @pytest.fixture
 def amp_on_the_cpu(monkeypatch):
@@ -187,21 +176,12 @@ def amp_on_the_cpu(monkeypatch):
 def one_iteration(path, scenes, folder):
     """The runner after an iteration with the loader settings of the config, and what was seen."""
     library('mmseg' if 'ade20k' in path.stem else 'mmdet')
-    loader = dict(Config.fromfile(path).train_dataloader)
-    del loader['dataset'], loader['batch_size']
-    cfg = short_run(str(path), scenes, folder)
-    if cfg.default_scope == 'mmseg':
-        cfg.train_cfg.max_iters = 1
-    else:
-        cfg.train_dataloader.dataset.indices = 2
-    cfg.train_dataloader.merge(dict(loader, num_workers=1))
+    cfg = short_run(str(path), scenes, folder, iterations=1, workers=1)
     cfg.randomness = dict(seed=0)
-    cfg.experiment_name = folder.name
-    runner = Runner.from_cfg(cfg)
     watch = Watch()
-    runner.register_hook(watch)
-    runner.train()
-    assert len(watch.losses) == 1 and math.isfinite(watch.losses[0])
+    with new_managers():
+        runner = train(cfg, watch)
+    assert len(runner.losses) == 1
     return runner, watch
 
 
@@ -286,7 +266,7 @@ def test_an_iteration_with_all_options(recipe, scenes, tmp_path, amp_on_the_cpu)
 @pytest.mark.slow
 def test_an_iteration_with_one_option_goes_like_one_without(scenes, tmp_path, amp_on_the_cpu):
     recipe = path_of('mask-rcnn_van-lska-tiny_fpn_1x_coco')
-    plain, seen = one_iteration(with_options(tmp_path, recipe, ()), scenes, tmp_path / 'none')
+    plain, _ = one_iteration(with_options(tmp_path, recipe, ()), scenes, tmp_path / 'none')
     expected = plain.model.state_dict()
     # How far the weights may be off; in bfloat16 AdamW's first steps go both ways by its rate.
     tolerances = dict(bf16=2.1e-4, fused_optimizer=1e-7, with_cp=0)
@@ -297,7 +277,7 @@ def test_an_iteration_with_one_option_goes_like_one_without(scenes, tmp_path, am
         for other in set(tolerances) - {option}:
             with pytest.raises((AssertionError, KeyError)):
                 CHECKS[other](runner, watch)
-        assert watch.losses == pytest.approx(seen.losses, rel=0.05 if option == 'bf16' else 0)
+        assert runner.losses == pytest.approx(plain.losses, rel=0.05 if option == 'bf16' else 0)
         trained = dict(runner.model.named_parameters())
         for key, value in runner.model.state_dict().items():
             bound = tolerance if key in trained or option != 'bf16' else math.inf
