@@ -1,12 +1,17 @@
 """Loading a trained model for use: all of its weights, or an error."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
+import torch
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from mmlska.checkpoint import CheckpointError, unwrap
 from mmlska.checkpoint.naming import without_wrappers
+from mmlska.checkpoint.strict_loading import why_unusable
 
 SHOWN = 4
 
@@ -39,6 +44,71 @@ def load_all_weights(model: nn.Module, weights: Mapping, checkpoint: str) -> Non
             logger='current',
             level=logging.WARNING,
         )
+
+
+def check_values(module: nn.Module, weights: Mapping) -> None:
+    """Refuse values that would be passed over in silence.
+
+    mmengine loads a backbone of another library without a word on what cannot be copied.
+
+    Args:
+        module: A backbone, or a model around one.
+        weights: Weights under its names.
+
+    Raises:
+        CheckpointError: If a weight of the module is no dense tensor with values of its kind. The
+            message names the keys.
+    """
+    reasons = {
+        key: why_unusable(weights[key], value)
+        for key, value in module.state_dict().items()
+        if key in weights and isinstance(value, torch.Tensor)
+    }
+    unusable = [f'{key} ({reason})' for key, reason in reasons.items() if reason]
+    if unusable:
+        raise CheckpointError(
+            f'{type(module).__name__} loads none of these weights: {counted(unusable)} '
+            'cannot be copied'
+        )
+
+
+def check_init_cfg(backbone: nn.Module) -> None:
+    """Check the values of the file that a backbone of another library is to start from.
+
+    Raises:
+        CheckpointError: See :func:`check_values`; or if the file holds no weight of the backbone.
+    """
+    given = getattr(backbone, 'init_cfg', None) or []
+    for cfg in [given] if isinstance(given, dict) else given:
+        if cfg.get('type') not in ('Pretrained', PretrainedInit):
+            continue
+        path = cfg['checkpoint']
+        weights = unwrap(CheckpointLoader.load_checkpoint(path, 'cpu'))
+        prefix = cfg.get('prefix') or ''
+        start = f'{prefix.removesuffix(".")}.' if prefix else ''
+        bare = {without_wrappers(key).removeprefix(start): weights[key] for key in weights}
+        if not set(bare) & set(backbone.state_dict()):
+            raise CheckpointError(
+                f'{type(backbone).__name__} finds none of its weights in {path!r}, which holds '
+                f'{counted(list(weights))}'
+            )
+        check_values(backbone, bare)
+
+
+def offer_to_backbone(model: nn.Module, weights: MutableMapping) -> None:
+    """Name the weights of a bare backbone as those of the model's backbone, in place.
+
+    Args:
+        model: A detector or segmentor.
+        weights: Weights of its backbone alone. Those of a whole model are left as they are.
+    """
+    names = set(getattr(model, 'backbone', nn.Identity()).state_dict())
+    bare = [key for key in weights if key in names]
+    if not bare or any(key.startswith('backbone.') for key in weights):
+        return
+    for key in bare:
+        weights[f'backbone.{key}'] = weights.pop(key)
+    print_log(f'the checkpoint is of a backbone: the model takes {len(bare)} weights', 'current')
 
 
 def counted(keys: list[str]) -> str:

@@ -24,9 +24,10 @@ def test_the_content_tells_a_safetensors_file(name, tmp_path):
     assert torch.equal(read_checkpoint(tmp_path / name)['a.weight'], WEIGHTS['a.weight'])
 
 
-def test_the_content_tells_a_file_of_torch(tmp_path):
+def test_a_file_of_torch_under_the_name_of_a_safetensors_file_is_told(tmp_path):
     torch.save(WEIGHTS, tmp_path / 'a.safetensors')
-    assert torch.equal(read_checkpoint(tmp_path / 'a.safetensors')['a.weight'], WEIGHTS['a.weight'])
+    with pytest.raises(CheckpointError, match=r'a\.safetensors.*rename it to \.pth'):
+        read_checkpoint(tmp_path / 'a.safetensors')
 
 
 def test_a_file_url_is_read(tmp_path):
