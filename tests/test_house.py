@@ -18,6 +18,7 @@ ARROWS = {
     'registry': '',
     'shipped': '',
     'cli': '',
+    'data': '',
     'datasets': '',
     'ops': '',
     'layers': 'registry ops',
@@ -28,12 +29,12 @@ ARROWS = {
     'conversion': 'registry ops layers checkpoint models',
     'deploy': 'ops layers checkpoint models',
     'analysis': 'shipped ops layers checkpoint models',
-    'engine': 'registry shipped patches ops layers checkpoint models conversion deploy',
+    'engine': 'data registry shipped patches ops layers checkpoint models conversion deploy',
     'environment': 'registry shipped patches ops',
     '__main__': '__init__ shipped cli environment',
     'benchmarks': 'registry shipped cli evaluation ops layers checkpoint models conversion deploy '
     'analysis engine',
-    'tools': 'shipped cli datasets evaluation checkpoint conversion deploy analysis engine',
+    'tools': 'data shipped cli datasets evaluation checkpoint conversion deploy analysis engine',
     'demo': 'registry cli datasets deploy analysis engine',
 }
 # What a room may import besides the standard library, at module level and in functions; a room that

@@ -21,6 +21,7 @@ PYTHON_TOOLS = [
     TOOLS / 'test.py',
     TOOLS / 'analysis_tools' / 'get_flops.py',
     TOOLS / 'analysis_tools' / 'compare_complexity.py',
+    TOOLS / 'dataset_tools' / 'check_dataset.py',
     DEMO,
 ]
 SHELL_TOOLS = [

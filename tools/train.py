@@ -37,6 +37,11 @@ def parse_args() -> argparse.Namespace:
         help='go on from this checkpoint, or from the newest whole one in the work dir if none is '
         'named',
     )
+    parser.add_argument(
+        '--no-data-check',
+        action='store_true',
+        help='train although the annotation files were not looked into, or have faults',
+    )
     add_launch_options(parser)
     return parse_launch_arguments(parser)
 
@@ -55,6 +60,7 @@ def main() -> None:
             auto_scale_lr=args.auto_scale_lr,
             resume=args.resume,
             launcher=args.launcher,
+            data_check=not args.no_data_check,
         )
     build_runner(cfg).train()
 

@@ -3,6 +3,7 @@
 # the list of its base, and these stay. docs/training_options.md tells what they check.
 # A variable, since mmengine takes no key from two bases.
 checks = dict(
+    data_check=dict(type='mmlska.DataCheckHook'),
     channel_check=dict(type='mmlska.ChannelCheckHook'),
     num_class_check=dict(type='mmlska.NumClassCheckHook'),
     layout_check=dict(type='mmlska.LayoutCheckHook'),

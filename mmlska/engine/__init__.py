@@ -5,6 +5,7 @@ Every hook is reached from a config as ``type='mmlska.NAME'``.
 
 from .hooks.added_neck_hook import AddedNeckHook, give_to_first_neck
 from .hooks.channel_check_hook import ChannelCheckHook, check_channels
+from .hooks.data_check_hook import DataCheckHook
 from .hooks.float32_boxes_hook import Float32BoxesHook
 from .hooks.fusing_hook import FusingHook
 from .hooks.interruption_hook import InterruptionHook
@@ -18,6 +19,7 @@ from .hooks.whole_weights_hook import WholeWeightsHook
 __all__ = [
     'AddedNeckHook',
     'ChannelCheckHook',
+    'DataCheckHook',
     'Float32BoxesHook',
     'FusingHook',
     'InterruptionHook',

@@ -1,10 +1,26 @@
-"""A look at the data folders of a config before anything else is built."""
+"""A look at the data of a config before anything else is built: folders, and annotation files."""
 
+import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+
+from mmlska.data import (
+    CocoSource,
+    Fault,
+    find_sources,
+    has_errors,
+    is_remote,
+    leaf_datasets,
+    quick_faults,
+    remembered,
+)
+
+# Places of a fault that are shown before training; tools/dataset_tools/check_dataset.py shows all.
+SHOWN = 5
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -40,17 +56,6 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             + '  --cfg-options '
             + ' '.join(keys)
         )
-
-
-def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
-    """Datasets inside wrappers such as ``RepeatDataset`` and ``ConcatDataset``, with their keys."""
-    if 'dataset' in dataset:
-        yield from leaf_datasets(f'{key}.dataset', dataset['dataset'])
-    elif 'datasets' in dataset:
-        for index, part in enumerate(dataset['datasets']):
-            yield from leaf_datasets(f'{key}.datasets.{index}', part)
-    else:
-        yield key, dataset
 
 
 def dataset_paths(dataset: dict) -> dict[str, str]:
@@ -107,7 +112,34 @@ def path_problem(path: str) -> str:
     return ''
 
 
-def is_remote(path: str, settings: dict) -> bool:
-    """Whether a path is read by a storage backend other than the local disk."""
-    backend = (settings.get('backend_args') or {}).get('backend', 'local')
-    return backend != 'local' or '://' in path or path.startswith('s3:')
+def check_content(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check what can be known of the data without opening an image; the first process does it.
+
+    Above all it finds what would otherwise fail at the first evaluation only, or never. What was
+    found in an annotation file is remembered until its time or size changes.
+
+    Args:
+        cfg: A config.
+        splits: Of ``train``, ``val`` and ``test``. A split without a loop is left out.
+
+    Raises:
+        ValueError: If there is an error. Names all, with their files, annotations and remedies.
+    """
+    if not is_main_process():
+        return
+    running = tuple(split for split in splits if cfg.get(f'{split}_cfg') is not None)
+    faults: dict[Fault, None] = {}
+    for source in find_sources(cfg, running)[0]:
+        is_coco = isinstance(source, CocoSource)
+        found = remembered(source, quick_faults) if is_coco else quick_faults(source)
+        faults.update(dict.fromkeys(found))
+    text = '\n'.join(fault.describe(SHOWN) for fault in faults)
+    if has_errors(faults):
+        raise ValueError(
+            f'the data has faults:\n{text}\n'
+            'tools/dataset_tools/check_dataset.py CONFIG tells all, looks at the images too, and '
+            'mends what is safe (--fix FOLDER); tools/train.py --no-data-check, or in the config '
+            'default_hooks=dict(data_check=None), trains all the same'
+        )
+    if faults:
+        print_log(f'about the data:\n{text}', logger='current', level=logging.WARNING)

@@ -12,7 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .config import DETECTION, SEGMENTATION, load_config, task_of, type_name
-from .data_check import check_data
+from .data_check import check_content, check_data
 from .distributed import prepare_launcher, tell_rank
 from .hooks.whole_weights_hook import WholeWeightsHook
 
@@ -29,6 +29,7 @@ def prepare_training(
     auto_scale_lr: bool = False,
     resume: str | None = None,
     launcher: str = 'none',
+    data_check: bool = True,
 ) -> Config:
     """Make a config ready for ``Runner.train``.
 
@@ -40,6 +41,7 @@ def prepare_training(
         auto_scale_lr: Whether to scale the learning rate with the total batch size.
         resume: Checkpoint to go on from, ``'auto'`` for the latest one of the work dir.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        data_check: Whether to look into the annotation files too, see :func:`check_content`.
 
     Raises:
         FileNotFoundError: If the config, its data or a checkpoint is missing.
@@ -56,6 +58,10 @@ def prepare_training(
         set_resume(cfg, resume)
     check_checkpoint(cfg.get('load_from'), '--resume' if resume else 'load_from')
     check_data(cfg, ('train', 'val'))
+    if not data_check:
+        drop_data_check(cfg)
+    elif int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
+        check_content(cfg, ('train', 'val'))
     prepare_launcher(cfg, launcher)
     return cfg
 
@@ -152,6 +158,20 @@ def check_checkpoint(path: str | None, origin: str) -> None:
         raise FileNotFoundError(
             f'{origin}: no checkpoint file {path!r} (relative paths start at {Path.cwd()})'
         )
+
+
+def drop_data_check(cfg: Config) -> None:
+    """Take the hook that checks the data out of a config."""
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if is_data_check(hook)]:
+        hooks[name] = None
+    if cfg.get('custom_hooks'):
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not is_data_check(hook)]
+
+
+def is_data_check(hook: dict | None) -> bool:
+    """Whether a hook of a config is the one that checks the data."""
+    return bool(hook) and type_name(hook) == 'DataCheckHook'
 
 
 def enable_amp(cfg: Config) -> None:

@@ -34,6 +34,7 @@ def started(monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.setattr(Runner, 'from_cfg', from_cfg)
     monkeypatch.setattr(launch, 'check_data', lambda *_: None)
+    monkeypatch.setattr(launch, 'check_content', lambda *_: None)
     monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
     return configs
 

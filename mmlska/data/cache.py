@@ -1,0 +1,62 @@
+"""Remembering what was found in files that have not changed since."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from .faults import Fault, has_errors
+from .sources import CocoSource
+
+# Part of the key: a check that finds more must not trust what an older one has found.
+CHECKS = 1
+
+
+def cache_folder() -> Path:
+    """Where results are kept, ``mmlska`` in the user's folder for caches."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmlska'
+
+
+def remembered(source: CocoSource, find: Callable[[CocoSource], list[Fault]]) -> list[Fault]:
+    """Faults of a detection set, from the cache where its file has the same time and size.
+
+    Only what has no error is kept: who mends a file wants it read again, whatever its time says.
+
+    Args:
+        source: The data set.
+        find: What finds the faults.
+    """
+    try:
+        state = os.stat(source.path)
+    except OSError:
+        return find(source)
+    settings = [CHECKS, os.path.abspath(source.path), state.st_mtime_ns, state.st_size]
+    settings += [source.classes, source.masks, source.evaluated]
+    key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()
+    path = cache_folder() / f'data-check-{key[:32]}.json'
+    try:
+        return [
+            Fault(**{**kept, 'where': tuple(kept['where'])})
+            for kept in json.loads(path.read_text())
+        ]
+    except (OSError, ValueError, TypeError, KeyError):
+        faults = find(source)
+    if not has_errors(faults):
+        keep(path, faults)
+    return faults
+
+
+def keep(path: Path, faults: list[Fault]) -> None:
+    """Write faults so that no other process reads half of them."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile('w', dir=path.parent, delete=False) as file:
+            json.dump([asdict(fault) for fault in faults], file)
+        os.replace(file.name, path)
+    except OSError as error:
+        print_log(f'the data check cannot be remembered: {error}', logger='current')

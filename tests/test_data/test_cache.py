@@ -1,0 +1,48 @@
+import os
+
+import pytest
+from tiny_sets import changed, make_coco, write
+
+from mmlska.data import quick_faults, remembered
+
+
+@pytest.fixture
+def counted(monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    calls = []
+
+    def find(source):
+        calls.append(source)
+        return quick_faults(source)
+
+    return find, calls
+
+
+def flat(data):
+    data['annotations'][1]['bbox'] = [4, 6, 0, 5]
+
+
+def test_warnings_are_remembered_until_the_file_changes(counted, tmp_path):
+    find, calls = counted
+    source = make_coco(tmp_path / 'set')
+    write(tmp_path / 'set', changed(flat))
+    first, second = (remembered(source, find) for _ in range(2))
+    assert first == second == quick_faults(source) and len(first) == len(calls) == 1
+    os.utime(source.path, (1, 1))
+    assert remembered(source, find) == first and len(calls) == 2
+
+
+def test_errors_are_looked_for_again(counted, tmp_path):
+    find, calls = counted
+    source = make_coco(tmp_path / 'set')
+    (tmp_path / 'set' / 'a.json').write_text('{')
+    assert remembered(source, find) == remembered(source, find) != []
+    assert len(calls) == 2
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(counted, tmp_path):
+    find, calls = counted
+    (tmp_path / 'cache').write_text('a file in its place')
+    source = make_coco(tmp_path / 'set')
+    assert remembered(source, find) == remembered(source, find) == []
+    assert len(calls) == 2

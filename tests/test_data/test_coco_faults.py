@@ -1,0 +1,259 @@
+"""Every kind of broken detection data is told, with its file, its annotation and a remedy."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from tiny_sets import SIDE, changed, coco_source, good_coco, make_coco, save_image, write
+
+from mmlska.data import check_source, has_errors, quick_faults
+from mmlska.data.faults import ERROR, WARNING
+
+NAN = math.nan
+
+
+def test_good_data_has_no_fault(tmp_path):
+    assert check_source(make_coco(tmp_path)).faults == []
+
+
+def content(data=None, encoding='utf-8') -> bytes:
+    return json.dumps(data or good_coco(), ensure_ascii=False).encode(encoding)
+
+
+FILES = {
+    'empty': (b'', 'is empty'),
+    'cut': (content()[:300], 'ends in the middle'),
+    'cut in a text': (content()[:40], 'ends in the middle'),
+    'no json': (b'hello world', 'is no json'),
+    'not an object': (b'[1, 2]', 'holds a list, not an object'),
+    'mark': (content(encoding='utf-8-sig'), 'UTF-8 with a byte order mark (BOM)'),
+    'UTF-16': (content(encoding='utf-16'), 'the encoding is UTF-16'),
+    'Latin-1': (content(dict(good_coco(), info='Prüfung'), 'latin-1'), 'Latin-1 would fit'),
+    'no categories': (content(dict(images=[], annotations=[])), "has no 'categories'"),
+    'empty categories': (
+        content(dict(images=[], annotations=[], categories=[])),
+        "'categories' is empty",
+    ),
+    'lists of other things': (
+        content(dict(images=[], annotations=[1], categories=[])),
+        "'annotations' is no list of objects",
+    ),
+}
+
+
+@pytest.mark.parametrize(('written', 'message'), FILES.values(), ids=FILES)
+def test_a_broken_file_is_told(written, message, tmp_path):
+    source = make_coco(tmp_path)
+    (tmp_path / 'a.json').write_bytes(written)
+    (fault,) = quick_faults(source)
+    assert fault.file == source.path and message in fault.message
+    assert fault.level == ERROR and fault.remedy
+
+
+def test_an_absent_file_and_a_folder_are_told(tmp_path):
+    (absent,) = quick_faults(coco_source(tmp_path))
+    (folder,) = quick_faults(coco_source(tmp_path, path=str(tmp_path)))
+    assert 'does not exist' in absent.message and 'is a folder' in folder.message
+
+
+def setting(key, value, index=1):
+    return lambda data: data['annotations'][index].update({key: value})
+
+
+def lacking(key, kind='annotations', index=1):
+    return lambda data: data[kind][index].pop(key)
+
+
+def corners(data):
+    for entry in data['annotations']:
+        entry['bbox'] = [30, 20, 60, 50]
+
+
+def run_lengths(size, counts):
+    return setting('segmentation', dict(size=size, counts=counts))
+
+
+# How the data is broken, and words and place that must be told.
+ERRORS = {
+    'doubled annotation id': (setting('id', 11), 'annotations are not unique', 'annotation 11 (2'),
+    'doubled image id': (
+        lambda data: data['images'][1].update(id=1),
+        'ids of images are not unique',
+        'image 1 (2',
+    ),
+    'unknown image': (setting('image_id', 99), 'belongs to an image', '12 (image_id 99)'),
+    'unknown category': (setting('category_id', 99), 'of a category', '12 (category_id 99)'),
+    'text id': (setting('id', 'x1'), 'an id that is no number', "x1 ('x1')"),
+    'no image size': (lambda data: data['images'][0].update(width=0), 'no true size', 'image 1 (0'),
+    'outside': (setting('bbox', [70, 6, 5, 5]), 'a box outside its image', '12 (bbox [70'),
+    'negative': (setting('bbox', [4, 6, -2, 5]), 'negative width', '12 (bbox [4, 6, -2'),
+    'NaN': (setting('bbox', [4, 6, NAN, 5]), 'not finite', '12 (bbox [4, 6, nan'),
+    'null': (setting('bbox', None), 'not four numbers', '12 (bbox None'),
+    'null in a box': (setting('bbox', [1, None, 3, 4]), 'not four numbers', '12 (bbox [1, None'),
+    'three numbers': (setting('bbox', [1, 2, 3]), 'not four numbers', '12 (bbox [1, 2, 3]'),
+    'text in a box': (setting('bbox', ['1', 2, 3, 4]), 'not four numbers', "12 (bbox ['1'"),
+    'NaN area': (setting('area', NAN), 'an area that is no number', '12 (area nan'),
+    'no bbox': (lacking('bbox'), "lacks 'bbox'", 'annotation 12'),
+    'no area': (lacking('area'), "lacks 'area'", 'annotation 12'),
+    'no iscrowd': (lacking('iscrowd'), "lacks 'iscrowd': the evaluation stops", 'annotation 12'),
+    'no category': (lacking('category_id'), "lacks 'category_id'", 'annotation 12'),
+    'no id': (lacking('id'), "lacks 'id'", 'annotation without id'),
+    'no height': (lacking('height', 'images'), "lacks 'height'", 'image 2 (2.jpg)'),
+    'no file name': (lacking('file_name', 'images'), "lacks 'file_name'", 'image 2'),
+    'no mask': (lacking('segmentation'), "no 'segmentation'", 'annotation 12'),
+    'four values': (setting('segmentation', [[1, 2, 3, 4]]), 'fewer than six', '12 (4 values)'),
+    'no polygon': (setting('segmentation', [[]]), 'fewer than six', '12 (0 values)'),
+    'odd values': (setting('segmentation', [[1] * 7]), 'an odd number', '12 (7 values)'),
+    'flat list': (setting('segmentation', [1.0, 2, 3]), 'no list of numbers', 'annotation 12'),
+    'NaN polygon': (setting('segmentation', [[1, 2, NAN, 4, 5, 6]]), 'all memory', 'annotation 12'),
+    'far away': (setting('segmentation', [[1, 2, 1e9, 4, 5, 6]]), 'crashes', 'coordinate of 1e+09'),
+    'far left': (setting('segmentation', [[1, 2, -1e9, 4, 5, 6]]), 'crashes', 'of -1e+09'),
+    'size of run lengths': (
+        run_lengths([SIDE, 32], [SIDE * 32]),
+        'run lengths of another size',
+        '12 (size [64, 32], the image has [64, 64])',
+    ),
+    'run lengths': (run_lengths([SIDE, SIDE], [5]), 'do not fill', '12 (5 pixels of 4096)'),
+    'strange mask': (setting('segmentation', 'mask'), 'neither polygons nor', 'annotation 12'),
+}
+WARNINGS = {
+    'flat box': (setting('bbox', [4, 6, 0, 5]), 'a box of no area', '12 (bbox [4, 6, 0'),
+    'beyond the border': (setting('bbox', [4, 6, 70, 5]), 'leaves its image', '12 (bbox [4, 6, 70'),
+    'zero area': (setting('area', 0), 'has no area', '12 (area 0'),
+    'id 0': (setting('id', 0), 'the id 0', 'annotation 0'),
+    'doubled file': (
+        lambda data: data['images'][1].update(file_name='1.jpg'),
+        'listed more than once',
+        'image 2 (1.jpg)',
+    ),
+    'corners for sizes': (corners, '4 of 4 boxes leave their image: they look like corners', ''),
+}
+
+
+def told(folder, change, message, place):
+    source = make_coco(folder)
+    write(folder, changed(change))
+    (fault,) = [fault for fault in quick_faults(source) if message in fault.message]
+    assert fault.file == source.path and fault.remedy
+    assert place in ', '.join(fault.where)
+    return fault
+
+
+@pytest.mark.parametrize(('change', 'message', 'place'), ERRORS.values(), ids=ERRORS)
+def test_a_broken_annotation_is_an_error(change, message, place, tmp_path):
+    assert told(tmp_path, change, message, place).level == ERROR
+
+
+@pytest.mark.parametrize(('change', 'message', 'place'), WARNINGS.values(), ids=WARNINGS)
+def test_a_suspicious_annotation_is_a_warning(change, message, place, tmp_path):
+    assert told(tmp_path, change, message, place).level == WARNING
+
+
+def test_every_annotation_is_told(tmp_path):
+    source = make_coco(tmp_path)
+    write(tmp_path, changed(lambda data: [entry.pop('iscrowd') for entry in data['annotations']]))
+    (fault,) = quick_faults(source)
+    assert fault.where == tuple(f'annotation {key}' for key in (11, 12, 21, 22))
+    assert '4 x: annotation 11, annotation 12 and 2 more' in fault.describe(2)
+
+
+def test_masks_that_nobody_reads_are_no_error(tmp_path):
+    source = replace(make_coco(tmp_path), masks=False)
+    write(tmp_path, changed(setting('segmentation', [[1, 2, 3, 4]])))
+    assert not has_errors(quick_faults(source))
+
+
+def test_what_only_the_evaluation_needs_is_no_error_of_training(tmp_path):
+    source = replace(make_coco(tmp_path), evaluated=False)
+    write(tmp_path, changed(lacking('iscrowd')))
+    (fault,) = quick_faults(source)
+    assert fault.level == WARNING
+
+
+IMAGES = {
+    'missing': (lambda path: path.unlink(), 'does not exist'),
+    'zero bytes': (lambda path: path.write_bytes(b''), 'is empty (zero bytes)'),
+    'truncated': (lambda path: path.write_bytes(path.read_bytes()[:900]), 'is damaged'),
+    'text': (lambda path: path.write_text('no image'), 'is no image'),
+    'other size': (lambda path: save_image(path, (32, 64)), 'has 32 x 64 pixels, its annotations'),
+}
+
+
+@pytest.mark.parametrize(('break_image', 'message'), IMAGES.values(), ids=IMAGES)
+def test_a_broken_image_is_told(break_image, message, tmp_path):
+    source = make_coco(tmp_path)
+    path = tmp_path / 'images' / '2.jpg'
+    break_image(path)
+    (fault,) = check_source(source).faults
+    assert fault.file == str(path) and message in fault.message
+    assert fault.level == ERROR and fault.remedy
+
+
+def resize(data, size):
+    data['images'][1].update(width=size[0], height=size[1])
+    data['annotations'] = data['annotations'][:2]
+
+
+@pytest.mark.parametrize(
+    ('size', 'message'), [((1, 1), '1 x 1 pixels'), ((20000, 30), 'a strip of 20000 x 30')]
+)
+def test_a_size_that_cannot_be_learned_from_is_a_warning(size, message, tmp_path):
+    source = make_coco(tmp_path)
+    save_image(tmp_path / 'images' / '2.jpg', size)
+    write(tmp_path, changed(lambda data: resize(data, size)))
+    (fault,) = check_source(source).faults
+    assert fault.level == WARNING and message in fault.message
+
+
+def test_another_suffix_than_the_content_is_a_warning(tmp_path):
+    source = make_coco(tmp_path)
+    save_image(tmp_path / 'images' / '2.jpg', format='PNG')
+    (fault,) = check_source(source).faults
+    assert fault.level == WARNING and 'is a PNG file by its content' in fault.message
+
+
+def test_a_decompression_bomb_is_told_without_being_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 1000)
+    faults = check_source(make_coco(tmp_path)).faults
+    assert all('is a decompression bomb' in fault.message for fault in faults)
+    assert sum(len(fault.where) or 1 for fault in faults) == 2
+
+
+@pytest.mark.parametrize('said', [(32, 64), (64, 32)], ids=['as stored', 'turned'])
+@pytest.mark.parametrize('ignores', [False, True])
+def test_a_turned_photograph_is_told_with_the_choice(said, ignores, tmp_path):
+    source = replace(make_coco(tmp_path), ignores_orientation=ignores)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save_image(tmp_path / 'images' / '2.jpg', (32, 64), exif=exif)
+    write(tmp_path, changed(lambda data: resize(data, said)))
+    faults = check_source(source).faults
+    if (said == (32, 64)) == ignores:
+        assert faults == []
+        return
+    (fault,) = faults
+    assert 'EXIF rotation' in fault.message
+    choice = 'color_ignore_orientation' if said == (32, 64) else "color_type='color'"
+    assert choice in fault.remedy
+
+
+def test_several_processes_find_the_same(tmp_path):
+    source = make_coco(tmp_path)
+    (tmp_path / 'images' / '1.jpg').unlink()
+    assert check_source(source, jobs=2) == check_source(source, jobs=1)
+
+
+def test_objects_are_counted_by_class_and_size(tmp_path):
+    source = make_coco(tmp_path)
+
+    def change(data):
+        for entry, area in zip(data['annotations'], (1023, 1024, 9216, 9215), strict=True):
+            entry['area'] = area
+        data['annotations'].append(dict(data['annotations'][0], id=99, iscrowd=1))
+
+    write(tmp_path, changed(change))
+    report = check_source(source)
+    assert report.counts == dict(screw=(1, 0, 1), nut=(0, 2, 0), washer=(0, 0, 0))
+    assert report.num_images == 2

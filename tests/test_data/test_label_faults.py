@@ -1,0 +1,101 @@
+"""Every kind of broken label map is told, with its file and a remedy."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_sets import SIDE, make_labels, save_image, save_label
+
+from mmlska.data import check_source, quick_faults
+from mmlska.data.faults import ERROR, WARNING
+
+MAP = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 3
+
+
+def test_good_data_has_no_fault(tmp_path):
+    report = check_source(make_labels(tmp_path))
+    assert report.faults == []
+    assert sum(numbers[0] for numbers in report.counts.values()) == 2 * SIDE * SIDE
+    assert report.counts['(ignored)'] == (0,)
+
+
+def colours(path: Path, mode: str) -> None:
+    Image.fromarray(MAP.astype(np.uint8)).convert(mode).save(path)
+
+
+BROKEN = {
+    'missing': (Path.unlink, 'does not exist', ERROR),
+    'other size': (lambda p: save_label(p, MAP[:32]), '64 x 32 pixels, its image 64 x 64', ERROR),
+    'RGB': (lambda p: colours(p, 'RGB'), 'the mode RGB', ERROR),
+    'RGBA': (lambda p: colours(p, 'RGBA'), 'the mode RGBA', ERROR),
+    '16 bit': (lambda p: save_label(p, MAP, dtype=np.uint16), 'more than 8 bit', ERROR),
+    'beyond the classes': (lambda p: save_label(p, MAP + 1), 'has the value 3,', ERROR),
+    'all ignored': (lambda p: save_label(p, MAP * 0 + 255), 'all are ignored', WARNING),
+    'JPEG': (lambda p: save_label(p, MAP, format='JPEG'), 'JPEG-compressed', ERROR),
+    'zero bytes': (lambda p: p.write_bytes(b''), 'zero bytes', ERROR),
+    'truncated': (lambda p: p.write_bytes(p.read_bytes()[:-60]), 'is damaged', ERROR),
+    'text': (lambda p: p.write_text('no image'), 'is no image', ERROR),
+}
+
+
+@pytest.mark.parametrize(('break_label', 'message', 'level'), BROKEN.values(), ids=BROKEN)
+def test_a_broken_label_map_is_told(break_label, message, level, tmp_path):
+    source = make_labels(tmp_path)
+    path = tmp_path / 'labels' / '2.png'
+    break_label(path)
+    (fault,) = check_source(source).faults
+    assert (fault.file, fault.level) == (str(path), level)
+    assert message in fault.message and fault.remedy
+
+
+def test_a_palette_is_no_colours(tmp_path):
+    source = make_labels(tmp_path)
+    label = Image.fromarray(MAP.astype(np.uint8)).convert('P')
+    label.putpalette(list(range(256)) * 3)
+    label.save(tmp_path / 'labels' / '1.png')
+    assert check_source(source).faults == []
+
+
+def test_black_and_white_masks_have_no_foreground(tmp_path):
+    source = replace(make_labels(tmp_path), classes=('background', 'crack'))
+    for path in (tmp_path / 'labels').iterdir():
+        save_label(path, (MAP > 0) * 255)
+    (fault,) = check_source(source).faults
+    assert fault.level == ERROR and fault.file == source.label_folder
+    assert 'no foreground' in fault.message and 'value // 255' in fault.remedy
+
+
+@pytest.mark.parametrize(('shift', 'wrong'), [(0, False), (1, False), (2, True)])
+def test_a_reduced_zero_label_shifts_the_classes(shift, wrong, tmp_path):
+    source = replace(make_labels(tmp_path), reduce_zero_label=True)
+    for path in (tmp_path / 'labels').iterdir():
+        save_label(path, MAP + shift)
+    assert bool(check_source(source).faults) == wrong
+
+
+@pytest.mark.parametrize(('setting', 'folder'), [('img', 'images'), ('seg_map', 'labels')])
+def test_another_suffix_is_told_with_the_right_one(setting, folder, tmp_path):
+    source = make_labels(tmp_path)
+    name = 'image_suffix' if setting == 'img' else 'label_suffix'
+    (fault,) = quick_faults(replace(source, **{name: '.tiff'}))
+    assert fault.file == str(tmp_path / folder)
+    right = '.jpg' if setting == 'img' else '.png'
+    assert fault.remedy == f"{setting}_suffix='{right}' in the data set"
+
+
+def test_missing_label_maps_are_told_without_opening_an_image(tmp_path):
+    source = make_labels(tmp_path)
+    (tmp_path / 'labels' / '1.png').unlink()
+    (tmp_path / 'images' / '2.jpg').write_text('no image')
+    (fault,) = quick_faults(source)
+    assert fault.file.endswith('1.png')
+
+
+def test_a_list_of_names_is_followed(tmp_path):
+    source = make_labels(tmp_path)
+    save_image(tmp_path / 'images' / 'unlisted.jpg')
+    (tmp_path / 'names.txt').write_text('1\n2\n')
+    assert quick_faults(replace(source, list_file=str(tmp_path / 'names.txt'))) == []
+    assert len(quick_faults(source)) == 1

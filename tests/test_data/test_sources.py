@@ -1,0 +1,74 @@
+import pytest
+from mmengine.config import Config
+
+from mmlska.data import CocoSource, LabelSource, find_sources
+
+
+def config(**settings) -> Config:
+    return Config(dict(default_scope='mmdet', **settings))
+
+
+def coco(**more) -> dict:
+    return dict(
+        type='CocoDataset',
+        data_root='data/',
+        ann_file='a.json',
+        data_prefix=dict(img='images/'),
+        **more,
+    )
+
+
+def test_detection_sets_are_found_in_wrappers():
+    pytest.importorskip('mmdet')
+    wrapped = dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[coco()]))
+    (source,), others = find_sources(config(train_dataloader=dict(dataset=wrapped)), ('train',))
+    assert source.key == 'train_dataloader.dataset.dataset.datasets.0'
+    assert (source.path, source.image_folder) == ('data/a.json', 'data/images/')
+    assert len(source.classes) == 80 and not others
+
+
+@pytest.mark.parametrize(
+    ('metric', 'with_mask', 'train', 'val'),
+    [
+        ('bbox', False, False, False),
+        (['bbox', 'segm'], True, True, True),
+        ('bbox', True, True, False),
+    ],
+)
+def test_masks_count_where_something_reads_them(metric, with_mask, train, val):
+    pytest.importorskip('mmdet')
+    pipeline = [dict(type='LoadAnnotations', with_mask=with_mask)]
+    loader = dict(dataset=coco(pipeline=pipeline, metainfo=dict(classes=('a',))))
+    cfg = config(train_dataloader=loader, val_dataloader=loader, val_evaluator=dict(metric=metric))
+    sources, _ = find_sources(cfg, ('train', 'val'))
+    assert [source.masks for source in sources] == [train, val]
+    assert [source.evaluated for source in sources] == [False, True]
+    assert all(isinstance(source, CocoSource) and source.classes == ('a',) for source in sources)
+
+
+def test_the_class_of_a_segmentation_set_tells_its_suffixes():
+    pytest.importorskip('mmseg')
+    dataset = dict(
+        type='mmseg.ADE20KDataset',
+        data_root='ade',
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+    )
+    (source,), _ = find_sources(config(val_dataloader=dict(dataset=dataset)), ('val', 'test'))
+    assert isinstance(source, LabelSource)
+    assert (source.image_suffix, source.label_suffix) == ('.jpg', '.png')
+    assert source.reduce_zero_label and len(source.classes) == 150
+    assert (source.image_folder, source.label_folder) == ('ade/images', 'ade/labels')
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'reason'),
+    [
+        (coco(backend_args=dict(backend='petrel')), 'remote storage'),
+        (dict(type='LVISV1Dataset', ann_file='a.json'), 'a LVISV1Dataset is of another format'),
+        (dict(type='Unheard'), 'a Unheard is of another format'),
+    ],
+)
+def test_other_data_is_named(dataset, reason):
+    pytest.importorskip('mmdet')
+    sources, (other,) = find_sources(config(train_dataloader=dict(dataset=dataset)), ('train',))
+    assert not sources and reason in other
