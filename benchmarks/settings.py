@@ -70,7 +70,7 @@ class Settings:
         None, f'for an evaluation: folder with images/val and {ANNOTATIONS} (COCO)'
     )
     backend: str = option('auto', 'what ours is to take: auto (default), or a form by name')
-    fuse: bool = option(False, 'fold ours for inference', bool)
+    fuse: bool = option(False, 'fuse ours for inference', bool)
     compile: bool = option(False, 'measure both by torch.compile as well', bool)
     allocator: str | None = option(
         None,
@@ -134,9 +134,9 @@ class Settings:
 
     def _check_combination(self) -> None:
         if self.fuse and self.train:
-            raise ValueError("fuse folds for inference only: it takes mode 'forward', not 'train'")
+            raise ValueError("fuse is for inference only: it takes mode 'forward', not 'train'")
         if self.fuse and self.case == 'op':
-            raise ValueError('fuse folds layers and models: an op has nothing to fold')
+            raise ValueError('fuse takes layers and models: an op has nothing to fuse')
         if self.case in WHOLE_MODELS and self.layout != 'contiguous':
             raise ValueError(
                 f'layout {self.layout!r} is for maps: the images of a whole model are contiguous'
@@ -170,9 +170,9 @@ class Settings:
             'detector': Path(self.config).stem,
             'evaluation': f'evaluation of {Path(self.config).stem}',
         }
-        folded = ', folded' if self.fuse else ''
+        fused = ', fused' if self.fuse else ''
         returned = ', memory returned' if self.allocator == 'return' else ''
-        return names[self.case] + folded + returned
+        return names[self.case] + fused + returned
 
     @property
     def map_name(self) -> str:

@@ -1,0 +1,1 @@
+"""Instruments: what a model costs, and what it does."""

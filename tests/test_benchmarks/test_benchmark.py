@@ -161,7 +161,7 @@ def test_the_allocator_can_be_set_where_there_is_one(monkeypatch):
         (dict(allocator='kept'), 'did you mean keep'),
         (dict(case='op', attention='ECA'), "attention of an op 'ECA' is unknown: .*LKATrivial"),
         (dict(fuse=True, mode='train'), "takes mode 'forward', not 'train'"),
-        (dict(fuse=True, case='op'), 'nothing to fold'),
+        (dict(fuse=True, case='op'), 'nothing to fuse'),
         (dict(case='detector', layout='channels_last'), 'whole model are contiguous'),
         (dict(case='evaluation', mode='train'), "mode 'forward', not 'train'"),
         (dict(case='evaluation', compile=True), 'many'),
@@ -302,11 +302,11 @@ def test_a_result_that_is_not_a_number_is_an_error():
         measure.check_errors(nan, dict(outputs=[torch.ones(2)]), TINY)
 
 
-def test_the_folded_block_is_compared_with_the_unfolded_one():
+def test_the_fused_block_is_compared_with_the_one_that_is_not():
     settings = Settings('block', shape=(1, 8, 6, 5), kernel_size=7, fuse=True, rounds=1)
     result = measure.measure(settings)
     assert 0 < result.errors['outputs'] < 1e-5
-    assert result.settings.name == 'VAN block, LSKA k=7, FFN ×8, folded'
+    assert result.settings.name == 'VAN block, LSKA k=7, FFN ×8, fused'
 
 
 def test_an_op_is_compared_with_a_copy(small_copies):
