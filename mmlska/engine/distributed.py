@@ -9,6 +9,7 @@ import atexit
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ RANK_VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
+SETTLING_SECONDS = 0.5
 STARTERS = {
     'pytorch': 'torchrun (tools/dist_train.sh, tools/dist_test.sh)',
     'slurm': 'srun (tools/slurm_train.sh, tools/slurm_test.sh)',
@@ -119,8 +121,12 @@ def end_process_group_at_exit() -> None:
 
 def end_process_group() -> None:
     """Leave the process group of the job, if there is one."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    if dist.get_backend() == 'gloo':
+        # Its threads let go of finished work a moment later, and need the interpreter for that.
+        time.sleep(SETTLING_SECONDS)
+    dist.destroy_process_group()
 
 
 class Agreement:
