@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from script_runs import DEMO, TOOLS, free_port, last_log, logged, run
+from script_runs import DEMO, TOOLS, free_port, last_log, logged, run, run_here
 
 from mmlska.engine.config import find_config
 
@@ -165,7 +165,9 @@ def trainings(tmp_path_factory):
         if job not in done:
             overrides = options(job, data, LENGTH)
             work_dir = tmp_path_factory.mktemp(name_of(job))
-            run(TOOLS / 'train.py', job.config, '--work-dir', work_dir, *overrides, cwd=work_dir)
+            run_here(
+                TOOLS / 'train.py', job.config, '--work-dir', work_dir, *overrides, cwd=work_dir
+            )
             done[job] = work_dir
         return done[job]
 
@@ -188,7 +190,7 @@ def test_resumed_training_goes_on_at_the_next_iteration(job, data, trainings, tm
     before = logged(work_dir)
     overrides = options(job, data, LONGER)
     command = [TOOLS / 'train.py', job.config, '--work-dir', work_dir, '--resume', *overrides]
-    run(*command, cwd=tmp_path)
+    run_here(*command, cwd=tmp_path)
     after = logged(work_dir)
     assert after[: len(before)] == before
     assert [record['step'] for record in after] == [*range(1, iterations(job, LONGER) + 1)]
@@ -205,7 +207,7 @@ def test_evaluation_prints_its_metric(job, data, trainings, tmp_path):
         key = 'rcnn.score_thr' if job is MASK_RCNN else 'score_thr'
         overrides.append(f'model.test_cfg.{key}=0.0')
     command = [TOOLS / 'test.py', job.config, checkpoint, '--work-dir', tmp_path, *overrides]
-    run(*command, cwd=tmp_path)
+    run_here(*command, cwd=tmp_path)
     assert job.metric in last_log(tmp_path)
 
 
@@ -217,7 +219,7 @@ def test_pictures_are_drawn(job, data, trainings, tmp_path):
     arguments = [*images, job.config, checkpoint, '--out-dir', tmp_path, '--score-thr', '0.02']
     if job is MASK_RCNN:
         arguments += ['--cfg-options', 'model.test_cfg.rcnn.score_thr=0.02']
-    run(DEMO, *arguments, cwd=tmp_path)
+    run_here(DEMO, *arguments, cwd=tmp_path)
     for image in images:
         before, after = cv2.imread(str(image)), cv2.imread(str(tmp_path / image.name))
         assert before.shape == after.shape
