@@ -35,7 +35,8 @@ def check_annotations(
     """
     images, annotations = data['images'], data['annotations']
     faults = [*check_images(path, images), *check_keys(path, annotations, evaluated)]
-    whole = [entry for entry in annotations if all(key in entry for key in ANNOTATION_KEYS)]
+    keys = set(ANNOTATION_KEYS)
+    whole = [entry for entry in annotations if keys <= entry.keys()]
     sizes = {
         image['id']: (image.get('width'), image.get('height'))
         for image in images
@@ -45,13 +46,9 @@ def check_annotations(
     faults += check_boxes(path, whole, sizes)
     faults += check_masks(path, whole, sizes, ERROR if masks else WARNING)
     if masks:
-        faults += places(
-            path,
-            whole,
-            lambda entry: None if entry.get('segmentation') else '',
-            "has no 'segmentation', and the config reads masks",
-            'draw it, or leave the box out',
-        )
+        bare = [(entry, '') for entry in whole if not entry.get('segmentation')]
+        message = "has no 'segmentation', and the config reads masks"
+        faults += fault_of(path, bare, message, 'draw it, or leave the box out')
     return faults
 
 
@@ -152,24 +149,15 @@ def check_keys(path: str, annotations: Sequence[dict], evaluated: bool) -> list[
     """Keys that annotations lack."""
     faults = []
     for key in ANNOTATION_KEYS:
-        faults += places(
-            path,
-            annotations,
-            lambda entry, key=key: None if key in entry else '',
-            f'lacks {key!r}: the data set cannot be loaded',
-            f'give every annotation {key!r}'
-            + ('; --fix takes that of the box' if key == 'area' else ''),
-        )
-    faults += places(
-        path,
-        annotations,
-        lambda entry: None if 'iscrowd' in entry else '',
-        "lacks 'iscrowd'"
-        + (': the evaluation stops at it, after the training' if evaluated else ''),
-        'write iscrowd=0 (1 for a crowd); --fix does',
-        ERROR if evaluated else WARNING,
-    )
-    return faults
+        lacking = [(entry, '') for entry in annotations if key not in entry]
+        by_fix = '; --fix takes that of the box' if key == 'area' else ''
+        message = f'lacks {key!r}: the data set cannot be loaded'
+        faults += fault_of(path, lacking, message, f'give every annotation {key!r}{by_fix}')
+    lacking = [(entry, '') for entry in annotations if 'iscrowd' not in entry]
+    effect = ': the evaluation stops at it, after the training' if evaluated else ''
+    remedy = 'write iscrowd=0 (1 for a crowd); --fix does'
+    level = ERROR if evaluated else WARNING
+    return faults + fault_of(path, lacking, f"lacks 'iscrowd'{effect}", remedy, level)
 
 
 def check_ids(
@@ -180,57 +168,25 @@ def check_ids(
     evaluated: bool,
 ) -> list[Fault]:
     """Ids that are doubled, no ids, or belong to nothing."""
-    known = {category.get('id') for category in categories if is_id(category.get('id'))}
-    faults = doubled(
-        path,
-        annotations,
-        'annotation',
-        'the data set cannot be loaded',
-        'number them anew; --fix does',
-    )
+    effect = 'the data set cannot be loaded'
+    faults = doubled(path, annotations, 'annotation', effect, 'number them anew; --fix does')
     faults += doubled(path, categories, 'category', 'one of them is lost', 'number them anew')
-    faults += places(
-        path,
-        annotations,
-        lambda entry: (
-            None
-            if is_id(entry['image_id']) and entry['image_id'] in sizes
-            else f'image_id {entry["image_id"]}'
-        ),
-        'belongs to an image that the file does not list',
-        'list the image, or drop it; --fix drops it',
-    )
-    faults += places(
-        path,
-        annotations,
-        lambda entry: (
-            None
-            if is_id(entry['category_id']) and entry['category_id'] in known
-            else f'category_id {entry["category_id"]}'
-        ),
-        'is of a category that the file does not list',
-        'list the category, or drop it; --fix drops it',
-    )
-    faults += places(
-        path,
-        annotations,
-        lambda entry: (
-            None if is_id(entry['id']) and type(entry['id']) is not str else repr(entry['id'])
-        ),
-        'has an id that is no number: the evaluation stops at it',
-        'number them; --fix does',
-        ERROR if evaluated else WARNING,
-    )
-    if evaluated:
-        faults += places(
-            path,
-            annotations,
-            lambda entry: '' if entry['id'] == 0 else None,
-            'has the id 0, which pycocotools takes for no match: AP comes out too low',
-            'number from 1; --fix does',
-            WARNING,
-        )
-    return faults
+    known = {category['id'] for category in categories if is_id(category.get('id'))}
+    for key, noun, ids in (('image_id', 'an image', sizes), ('category_id', 'a category', known)):
+        strays = [
+            (entry, f'{key} {entry[key]}')
+            for entry in annotations
+            if not (is_id(entry[key]) and entry[key] in ids)
+        ]
+        message = f'belongs to {noun} that the file does not list'
+        faults += fault_of(path, strays, message, 'list it there, or drop it; --fix drops it')
+    text = [(entry, repr(entry['id'])) for entry in annotations if type(entry['id']) not in NUMBERS]
+    message = 'has an id that is no number: the evaluation stops at it'
+    level = ERROR if evaluated else WARNING
+    faults += fault_of(path, text, message, 'number them; --fix does', level)
+    zero = [(entry, '') for entry in annotations if entry['id'] == 0] if evaluated else []
+    message = 'has the id 0, which pycocotools takes for no match: AP comes out too low'
+    return faults + fault_of(path, zero, message, 'number from 1; --fix does', WARNING)
 
 
 def check_boxes(path: str, annotations: Sequence[dict], sizes: dict[Any, tuple]) -> list[Fault]:
@@ -317,27 +273,18 @@ def judge_boxes(
 
 def check_areas(path: str, entries: Sequence[dict]) -> list[Fault]:
     """Areas that are no numbers, or hide their box."""
-
-    def wrong(entry: dict) -> str | None:
+    wrong, hiding = [], []
+    for entry in entries:
         area = entry['area']
-        return None if type(area) in NUMBERS and math.isfinite(area) else f'area {area}'
-
-    def hiding(entry: dict) -> str | None:
-        area, box = entry['area'], entry['bbox']
-        hides = type(area) in NUMBERS and area <= 0 < min(box[2], box[3])
-        return f'area {area}' if hides else None
-
+        if type(area) not in NUMBERS or not math.isfinite(area):
+            wrong.append((entry, f'area {area}'))
+        elif area <= 0 < min(entry['bbox'][2:]):
+            hiding.append((entry, f'area {area}'))
     remedy = 'write the area of the mask, or of the box; --fix does'
+    message = 'has no area, for which mmdet leaves it out in silence'
     return [
-        *places(path, entries, wrong, 'has an area that is no number', remedy),
-        *places(
-            path,
-            entries,
-            hiding,
-            'has no area, for which mmdet leaves it out in silence',
-            remedy,
-            WARNING,
-        ),
+        *fault_of(path, wrong, 'has an area that is no number', remedy),
+        *fault_of(path, hiding, message, remedy, WARNING),
     ]
 
 

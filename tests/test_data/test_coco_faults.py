@@ -84,7 +84,11 @@ ERRORS = {
         'image 1 (2',
     ),
     'unknown image': (setting('image_id', 99), 'belongs to an image', '12 (image_id 99)'),
-    'unknown category': (setting('category_id', 99), 'of a category', '12 (category_id 99)'),
+    'unknown category': (
+        setting('category_id', 99),
+        'belongs to a category',
+        '12 (category_id 99)',
+    ),
     'text id': (setting('id', 'x1'), 'an id that is no number', "x1 ('x1')"),
     'no image size': (lambda data: data['images'][0].update(width=0), 'no true size', 'image 1 (0'),
     'outside': (setting('bbox', [70, 6, 5, 5]), 'a box outside its image', '12 (bbox [70'),
