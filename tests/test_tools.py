@@ -246,7 +246,7 @@ def read_predictions(out: Path) -> list[np.ndarray]:
 
 @pytest.mark.slow
 @BOTH
-def test_two_processes_train_and_test_without_a_gpu(config, user, tmp_path):
+def test_two_processes_train_resume_and_test_without_a_gpu(config, user, tmp_path):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmseg')
     # No process group without GPUs can run SyncBN.
@@ -260,9 +260,16 @@ def test_two_processes_train_and_test_without_a_gpu(config, user, tmp_path):
     checkpoint = tmp_path / f'iter_{ITERATIONS}.pth'
     assert [path.name for path in tmp_path.glob('*.pth')] == [checkpoint.name]
 
+    longer = f'train_cfg.max_iters={ITERATIONS + 1}'
+    run(*command, '--resume', *norm, longer, cwd=user, PORT=free_port())
+    losses = {record['step']: record['loss'] for record in logged(tmp_path)}
+    assert [*losses] == [record['step'] for record in logged(tmp_path)] == [1, 2, 3]
+    assert np.isfinite([*losses.values()]).all()
+
     out = tmp_path / 'test'
     command = [TOOLS / 'dist_test.sh', config, checkpoint, 2, '--work-dir', out]
     run(*command, '--fuse', cwd=user, PORT=free_port())
+    assert '(test)' in last_log(out)
     assert re.search('coco/bbox_mAP' if config == DETECTOR else 'mIoU', last_log(out))
     assert 'the fused model is tested' in last_log(out)
 
