@@ -124,6 +124,7 @@ def train_a_step(cfg: Config) -> nn.Module:
     make_data(cfg)
     if cfg.get('load_from') and not Path(cfg.load_from).exists():
         save_trained(cfg)
+    save_pretrained(cfg.model.backbone)
     cfg.work_dir = 'work_dir'
     workers = 1 if cfg.train_dataloader.get('prefetch_factor') else 0
     runner = train(cut_down(cfg, 1, workers))
@@ -135,6 +136,17 @@ def save_trained(cfg: Config) -> None:
     """Write the checkpoint that a config starts from: one of the model that its base builds."""
     base = Config.fromfile(re.search("_base_ = '(.+)'", Path(cfg.filename).read_text())[1])
     torch.save(dict(state_dict=build(base).state_dict()), cfg.load_from)
+
+
+def save_pretrained(backbone: dict) -> None:
+    """Write the file that a backbone starts from: of another attention where it is converted."""
+    init = backbone.get('init_cfg') or {}
+    path = init.get('checkpoint') or '://'
+    if '://' not in path and not Path(path).exists():
+        other = dict(attention=dict(type='LKA')) if 'convert' in init else {}
+        with DefaultScope.overwrite_default_scope('mmlska'):
+            model = MODELS.build({**backbone, **other, 'init_cfg': None})
+        torch.save(model.state_dict(), path)
 
 
 def check_first_snippet(cfg: Config, model: nn.Module) -> None:
