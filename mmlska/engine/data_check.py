@@ -33,6 +33,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         splits: Of ``train``, ``val`` and ``test``. A split without a loop is left out.
 
     Raises:
+        ValueError: If a data set has text for its ``classes``.
         FileNotFoundError: If something is missing. Names each path, the config key it comes from,
             the layout that is expected, and the options that point elsewhere.
     """
@@ -42,6 +43,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             continue
         key = f'{split}_dataloader.dataset'
         for dataset_key, dataset in leaf_datasets(key, cfg[f'{split}_dataloader']['dataset']):
+            check_classes(dataset_key, dataset)
             found = dataset_problems(dataset_key, dataset)
             problems += found
             keys += [f'{dataset_key}.data_root=FOLDER'] if found else []
@@ -55,6 +57,21 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             + f'\nRelative paths start at {Path.cwd()}. Link the data there, or name its place:\n'
             + '  --cfg-options '
             + ' '.join(keys)
+        )
+
+
+def check_classes(key: str, dataset: dict) -> None:
+    """Check that the classes of a data set are names, not the letters of one.
+
+    Raises:
+        ValueError: If they are text, as ``('screw')`` is, without a comma.
+    """
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    # A path of a file with one name a line is text too, and mmengine reads it.
+    if isinstance(classes, str) and not os.path.isfile(classes):
+        raise ValueError(
+            f'{key}.metainfo.classes={classes!r} is text, each letter of which would be a class: '
+            f'write classes=({classes!r},), with a comma'
         )
 
 

@@ -104,3 +104,10 @@ def test_other_storage_is_not_looked_at(root, remote):
 
 def test_a_split_without_a_loop_is_left_out(root):
     check_data(detection(root / 'absent', train_cfg=None, val_cfg=None), ('train', 'val'))
+
+
+def test_one_class_without_its_comma_is_refused(root):
+    cfg = detection(root)
+    cfg.train_dataloader.dataset.metainfo = dict(classes='screw')
+    with pytest.raises(ValueError, match=r"classes='screw' is text.*classes=\('screw',\)"):
+        check_data(cfg, ('train',))
