@@ -129,7 +129,11 @@ def dataset_class(dataset: dict, scope: str | None) -> Any:
 def classes_of(dataset: dict, kind: Any) -> Any:
     """Classes as the config or else the class of the data set has them."""
     own = dataset.get('metainfo') or {}
-    return own.get('classes', getattr(kind, 'METAINFO', {}).get('classes'))
+    classes = own.get('classes', getattr(kind, 'METAINFO', {}).get('classes'))
+    if isinstance(classes, str) and os.path.isfile(classes):
+        with open(classes, encoding='utf-8') as lines:
+            return [line.rstrip('\n\r') for line in lines]
+    return classes
 
 
 def below(root: str, path: str | None) -> str:

@@ -72,3 +72,11 @@ def test_other_data_is_named(dataset, reason):
     pytest.importorskip('mmdet')
     sources, (other,) = find_sources(config(train_dataloader=dict(dataset=dataset)), ('train',))
     assert not sources and reason in other
+
+
+def test_classes_may_stand_in_a_file(tmp_path):
+    pytest.importorskip('mmdet')
+    (tmp_path / 'names.txt').write_text('screw\nnut\n')
+    dataset = coco(metainfo=dict(classes=str(tmp_path / 'names.txt')))
+    (source,), _ = find_sources(config(train_dataloader=dict(dataset=dataset)), ('train',))
+    assert source.classes == ['screw', 'nut']
