@@ -2,8 +2,10 @@
 
 import configparser
 import copy
+import os
 import re
 import shlex
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,7 @@ import torch
 from generated_data import make_data
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from script_runs import new_managers, parse_here
+from script_runs import new_managers, parse_here, run
 from short_runs import cut_down, train
 from torch import nn
 
@@ -301,10 +303,22 @@ def check_script(script: Path, words: list[str]) -> None:
     """A script of ours takes these words, and the configs among them exist."""
     for word in words:
         assert not word.startswith('configs/') or (ROOT / word).is_file(), word
-    if script.suffix == '.sh':
+    if script.name == 'test_stack.sh':
+        check_stack(script, words)
+    elif script.suffix == '.sh':
         check_launch(script, words)
     else:
         assert parse_here(script, *words)
+
+
+def check_stack(script: Path, words: list[str]) -> None:
+    """A dry run takes these words; the interpreter among them need not be on this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        (name,) = [word for word in words if word.startswith('python')]
+        python = Path(folder, name)
+        python.write_text(f'#!/bin/sh\necho {name.removeprefix("python")}\n')
+        python.chmod(0o755)
+        run(script, '--dry-run', *words, cwd=folder, PATH=f'{folder}:{os.environ["PATH"]}')
 
 
 def check_launch(script: Path, words: list[str]) -> None:
