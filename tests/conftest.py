@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,10 @@ from unittest.mock import patch
 import pytest
 import torch
 from safetensors.torch import load_file
+
+# A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without a GPU the kernels in Triton are interpreted. It decides that when it is first imported.
 if not torch.cuda.is_available():

@@ -17,7 +17,7 @@ import pytest
 import torch
 from script_runs import free_port
 
-from mmlska.engine.checkpoint_files import PARTIAL, fault
+from mmlska.engine.saved_checkpoints import PARTIAL, fault
 
 TRAINING = Path(__file__).resolve().parent / 'training.py'
 ITERATIONS = 24

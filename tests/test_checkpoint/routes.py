@@ -22,16 +22,19 @@ def same(first, second):
 
 
 def log_of(function):
-    """The lines that mmengine's current logger receives."""
+    """The lines that mmengine's current logger receives, whatever level it was given before."""
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
     logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)
     try:
         function()
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
     return lines
 
 

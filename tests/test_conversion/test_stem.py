@@ -29,8 +29,8 @@ def started(in_channels, how, folder, kind='LSKA', **convert):
 @pytest.mark.parametrize('in_channels', [1, 2, 3, 4, 13])
 @torch.no_grad()
 def test_mean_gives_an_image_of_equal_channels_its_old_maps(in_channels, tmp_path):
-    source, target = started(in_channels, 'mean', tmp_path)
-    grey = torch.rand(1, 1, 32, 32)
+    source, target = (m.double() for m in started(in_channels, 'mean', tmp_path))
+    grey = torch.rand(1, 1, 32, 32).double()
     old = source(grey.expand(1, 3, 32, 32))[0]
     assert torch.allclose(target(grey.expand(1, in_channels, 32, 32))[0], old, atol=1e-5)
 

@@ -16,7 +16,10 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmlska.registry import HOOKS
 
 from ..batch_seeds import SeededBatches, seed_batches
-from ..checkpoint_files import (
+from ..full_disk import keep_logging
+from ..random_state import random_state, set_random_state
+from ..rest_of_epoch import begin_at_start, begin_in_epoch
+from ..saved_checkpoints import (
     PARTIAL,
     choose_checkpoint,
     fault,
@@ -25,9 +28,6 @@ from ..checkpoint_files import (
     remove,
     saved_checkpoints,
 )
-from ..full_disk import keep_logging
-from ..random_state import random_state, set_random_state
-from ..rest_of_epoch import begin_at_start, begin_in_epoch
 
 # EX_IOERR of sysexits.h.
 EXIT_WRITE_ERROR = 74

@@ -16,8 +16,8 @@ from mmengine.runner import FlexibleRunner
 from toy_training import BATCH, BATCHES, Call, Rising, stop_workers, toy_runner, weights
 
 from mmlska.engine import SafeCheckpointHook
-from mmlska.engine.checkpoint_files import fault
 from mmlska.engine.hooks import safe_checkpoint_hook
+from mmlska.engine.saved_checkpoints import fault
 
 BOTH_LOOPS = pytest.mark.parametrize('by_epoch', [True, False], ids=['epochs', 'iterations'])
 LENGTH = {True: 3, False: 3 * BATCHES}

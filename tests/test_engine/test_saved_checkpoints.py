@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from mmlska.engine.checkpoint_files import (
+from mmlska.engine.saved_checkpoints import (
     choose_checkpoint,
     fault,
     move_into_place,
