@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler import OneCycleParamScheduler
@@ -22,11 +23,33 @@ from mmengine.optim.scheduler import OneCycleParamScheduler
 # A value of these kinds is its bytes. An array of objects, or of structures that may hold some, is
 # made of addresses, which NumPy would follow wherever a file says.
 NUMPY_KINDS = 'biufcSU'
-# What mmengine's classes look up when they are read.
-ATTRIBUTES = {
+# What a process of sharded training (FSDP) saves its part in: tensors, and where they belong.
+SHARDED_TYPES: list[type] = []
+# What classes look up when they are read.
+ATTRIBUTES: dict[type, tuple[str, ...]] = {
     HistoryBuffer: ('min', 'max', 'current', 'mean'),
     OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
 }
+if torch.distributed.is_available():
+    from torch.distributed import remote_device
+    from torch.distributed._shard import sharded_tensor
+    from torch.distributed._shard.metadata import ShardMetadata
+    from torch.distributed._shard.sharded_tensor import metadata
+    from torch.distributed._shard.sharding_spec import ChunkShardingSpec, EnumerableShardingSpec
+
+    SHARDED_TYPES += [
+        remote_device._remote_device,
+        sharded_tensor.Shard,
+        sharded_tensor.ShardedTensor,
+        sharded_tensor.ShardedTensor.ProcessGroupState,
+        metadata.MEM_FORMAT_ENCODING,
+        metadata.ShardedTensorMetadata,
+        metadata.TensorProperties,
+        ShardMetadata,
+        ChunkShardingSpec,
+        EnumerableShardingSpec,
+    ]
+    ATTRIBUTES[sharded_tensor.ShardedTensor] = ('ProcessGroupState',)
 
 
 class _ArrayType:
@@ -149,4 +172,5 @@ def plain_types() -> list:
         (_new_list, 'collections.deque'),
         (_new_bytes, 'builtins.bytes'),
         (_attribute, 'builtins.getattr'),
+        *SHARDED_TYPES,
     ]

@@ -8,11 +8,14 @@ import pathlib
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim import scheduler as schedulers
 from mmengine.runner import Runner
+from torch.distributed._shard import sharded_tensor
+from torch.distributed._shard.sharding_spec import ChunkShardingSpec
 
 from mmlska.checkpoint import load_from_local, read_checkpoint
 from mmlska.models import VAN
@@ -200,3 +203,16 @@ def test_a_config_text_is_dropped_before_mmengine_runs_it(tmp_path):
     assert train(tmp_path, 4, resume=True).iter == 4
     assert not mark.exists()
     assert 'config' not in load_from_local(str(tmp_path / 'iter_2.pth'))['meta']
+
+
+def test_a_part_of_sharded_training_is_read(tmp_path):
+    dist.init_process_group('gloo', f'file://{tmp_path / "store"}', rank=0, world_size=1)
+    try:
+        spec = ChunkShardingSpec(dim=0, placements=['rank:0/cpu'])
+        part = sharded_tensor.rand(spec, 4, 3)
+        torch.save(dict(state_dict=dict(weight=part)), tmp_path / 'rank0.pth')
+        found = read_checkpoint(tmp_path / 'rank0.pth')['state_dict']['weight']
+    finally:
+        dist.destroy_process_group()
+    assert torch.equal(found.local_tensor(), part.local_tensor())
+    assert found.metadata() == part.metadata()
