@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmlska.engine.bare_model import bare_model
+from mmlska.engine.bare_model import bare_model, config_path
 from mmlska.registry import HOOKS
 
 # Side of the largest map of a trial: seven maps, each half as large as the one before, have a side.
@@ -32,32 +32,36 @@ def check_channels(model: nn.Module) -> None:
     do not tell their ``out_channels``, and modules that take something else than maps.
 
     Args:
-        model (nn.Module): A detector or segmentor.
+        model (nn.Module): A detector or segmentor, or a model around one, such as a tracker.
 
     Raises:
         ValueError: If a module does not fit. The message names the config option and its value.
     """
-    backbone = getattr(model, 'backbone', None)
-    offered = getattr(backbone, 'out_channels', None)
-    if not isinstance(offered, tuple):
-        return
+    for name, part in model.named_modules():
+        if isinstance(getattr(getattr(part, 'backbone', None), 'out_channels', None), tuple):
+            _check_parts(part, f'{config_path(name)}.' if name else '')
+
+
+def _check_parts(model: nn.Module, prefix: str) -> None:
+    """Check neck and heads of a model whose options begin with a prefix."""
+    backbone, offered = model.backbone, model.backbone.out_channels
     source, neck = f'{type(backbone).__name__} hands out', getattr(model, 'neck', None)
     if neck is not None:
         first = neck[0] if isinstance(neck, nn.Sequential) else neck
-        _check_fit(Consumer('neck', first), offered, source)
+        _check_fit(Consumer(f'{prefix}neck', first), offered, source)
         source, offered = 'the neck hands out', _told_by(neck)
-    for head in _heads(model) if offered else ():
+    for head in _heads(model, prefix) if offered else ():
         _check_index(head, offered, source)
         _check_fit(head, offered, source)
 
 
-def _heads(model: nn.Module) -> Iterator[Consumer]:
+def _heads(model: nn.Module, prefix: str) -> Iterator[Consumer]:
     for name in ('decode_head', 'auxiliary_head'):
         head = getattr(model, name, None)
         if isinstance(head, nn.ModuleList):
-            yield from (Consumer(f'{name}.{i}', part) for i, part in enumerate(head))
+            yield from (Consumer(f'{prefix}{name}.{i}', part) for i, part in enumerate(head))
         elif head is not None:
-            yield Consumer(name, head)
+            yield Consumer(f'{prefix}{name}', head)
 
 
 def _told_by(neck: nn.Module) -> tuple[int, ...]:

@@ -7,21 +7,24 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmlska.engine.bare_model import bare_model
+from mmlska.engine.bare_model import bare_model, config_path
 from mmlska.registry import HOOKS
 
 # Parts of a model whose num_classes is that of the data set. The head of an RPN knows one class,
 # and those of panoptic detectors count things and stuff.
 HEADS = {'bbox_head', 'mask_head', 'mask_iou_head', 'decode_head', 'auxiliary_head', 'head'}
-# An auxiliary head of mmseg that makes labels of its own, of the borders between regions.
-OWN_LABELS = {'STDCHead'}
+# Heads that make labels of their own: of the borders between regions, and of objects whatever they
+# are, which is all that a detector that is an RPN alone learns.
+OWN_LABELS = {'STDCHead', 'RPNHead', 'GARPNHead'}
+# Parts of models whose heads count otherwise: they take names as text, or tell things from stuff.
+OTHER_COUNTS = ('language_model', 'text_encoder', 'panoptic_fusion_head')
 
 
 def check_num_classes(model: nn.Module, dataset: Any) -> None:
     """Compare ``num_classes`` of every head with the classes of a data set.
 
-    What cannot be decided passes: data sets without names of classes, detectors that take the names
-    as text, panoptic ones, heads that know no class of objects, and heads of mmseg with one output,
+    What cannot be decided passes: data sets without names of classes, models that take the names as
+    text, panoptic ones, heads that know no class of objects, and heads of mmseg with one output,
     which stands for two classes or for a depth.
 
     Args:
@@ -55,20 +58,21 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
 
 def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
     """The config option of every head, and its number of classes."""
-    if hasattr(model, 'language_model') or hasattr(model, 'panoptic_fusion_head'):
+    if any(hasattr(part, name) for part in model.modules() for name in OTHER_COUNTS):
         return
     for name, module in model.named_modules():
         parts = [part for part in name.split('.') if not part.isdigit()]
         count = getattr(module, 'num_classes', None)
         is_head = parts and parts[-1] in HEADS and isinstance(count, int)
         if is_head and not _counts_otherwise(module, parts[-1], count):
-            yield f'model.{name}', count
+            yield f'model.{config_path(name)}', count
 
 
 def _counts_otherwise(head: nn.Module, name: str, count: int) -> bool:
     is_binary = count == 1 and name in ('decode_head', 'auxiliary_head')
     is_agnostic = bool(getattr(head, 'class_agnostic', False))
-    return is_binary or is_agnostic or type(head).__name__ in OWN_LABELS
+    has_own_labels = any(kind.__name__ in OWN_LABELS for kind in type(head).__mro__)
+    return is_binary or is_agnostic or has_own_labels
 
 
 @HOOKS.register_module()

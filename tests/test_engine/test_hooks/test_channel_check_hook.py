@@ -235,3 +235,16 @@ def test_a_built_detector_is_checked():
     with pytest.raises(ValueError, match=r'Set model\.neck\.in_channels=\[32, 64, 160, 256\]'):
         check_channels(wrong)
     check_channels(deepest_first)
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda model: Part(detector=model),
+        lambda model: Part(student=model, teacher=detector(Laterals(CHANNELS))),
+    ],
+)
+def test_a_model_inside_another_one_is_checked(wrap):
+    check_channels(wrap(detector(Laterals(CHANNELS))))
+    with pytest.raises(ValueError, match=r'model\.detector\.neck\.in_channels=\[1, 2, 3, 4\]'):
+        check_channels(wrap(detector(Laterals([1, 2, 3, 4]))))

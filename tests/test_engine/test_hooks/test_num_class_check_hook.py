@@ -7,6 +7,7 @@ from runners import Part, runner_of
 from torch import nn
 
 from mmlska.engine import NumClassCheckHook, check_num_classes
+from mmlska.engine.hooks.num_class_check_hook import OWN_LABELS
 
 
 def data(*classes):
@@ -48,8 +49,24 @@ def test_the_heads_of_segmentors_are_checked(name):
         check_num_classes(Part(**{name: Part(num_classes=150)}), data('road', 'sky', 'car'))
 
 
+def test_the_option_of_a_semi_supervised_detector_is_named_once():
+    model = Part(student=detector(bbox_head=80), teacher=detector(bbox_head=80))
+    option = 'model.detector.roi_head.bbox_head.num_classes'
+    with pytest.raises(ValueError, match=r'has 2 classes') as error:
+        check_num_classes(model, data('screw', 'nut'))
+    assert str(error.value).endswith(f'but {option}=80. Set {option}=2')
+
+
 class STDCHead(Part):
     """Like mmseg's, which learns borders."""
+
+
+class RPNHead(Part):
+    """Like mmdet's, which learns what is an object; in an RPN alone it is the ``bbox_head``."""
+
+
+class OwnRPNHead(RPNHead):
+    """A user's own."""
 
 
 @pytest.mark.parametrize(
@@ -57,6 +74,10 @@ class STDCHead(Part):
     [
         detector(bbox_head=2, mask_head=2),
         Part(bbox_head=Part(num_classes=256), language_model=Part()),
+        Part(text_encoder=Part(), decode_head=Part(num_classes=20)),
+        Part(student=Part(panoptic_fusion_head=Part(), bbox_head=Part(num_classes=80))),
+        Part(bbox_head=RPNHead(num_classes=1)),
+        Part(bbox_head=OwnRPNHead(num_classes=1)),
         Part(panoptic_fusion_head=Part(), roi_head=Part(bbox_head=Part(num_classes=80))),
         Part(decode_head=Part(num_classes=1)),
         Part(auxiliary_head=nn.ModuleList([Part(num_classes=2), STDCHead(num_classes=9)])),
@@ -127,3 +148,9 @@ def test_the_heads_of_mmdet_and_mmseg_bear_the_names_that_are_checked():
         check_num_classes(model, data(*map(str, range(count))))
         with pytest.raises(ValueError, match=f'num_classes={count}'):
             check_num_classes(model, data('one', 'two'))
+
+
+@pytest.mark.parametrize('kind', ['RPNHead', 'GARPNHead'])
+def test_mmdet_has_the_heads_of_an_rpn_by_these_names(kind):
+    heads = pytest.importorskip('mmdet.models.dense_heads')
+    assert getattr(heads, kind).__name__ in OWN_LABELS
