@@ -86,7 +86,9 @@ def count_classifier(backbone: nn.Module, shape: tuple[int, int]) -> PartComplex
         backbone: A backbone that returns a tuple of maps ``(N, C, H, W)``.
         shape: Height and width of the image, pixels.
     """
-    backbone = backbone.eval().to('meta')
+    backbone = backbone.to('meta')
+    # Alone: train() of mmdet's and mmseg's ResNet, which it calls, returns nothing.
+    backbone.eval()
     macs, features = count_macs(backbone, meta_input(1, 3, *shape))
     head = nn.Linear(features[-1].shape[1], IMAGENET_CLASSES, device='meta')
     head_macs, _ = count_macs(head, features[-1].mean((2, 3)))

@@ -62,6 +62,11 @@ class FusedVANBlock(nn.Module):
         self.register_buffer('skip', skip.to(self.proj_2.weight))
         self.register_buffer('last_skip', None)
 
+    @staticmethod
+    def remade(block: VANBlock) -> list[nn.Module]:
+        """The convolutions that the fused block has others for."""
+        return [block.attn.proj_1, block.attn.proj_2, block.mlp.fc1, block.mlp.fc2]
+
     def end_with(self, affine: Affine) -> bool:
         """Take in the norm that follows the block; False if a plugin stands in between."""
         if len(self.after_ffn):
@@ -106,6 +111,12 @@ class FusedContainerBlock(nn.Module):
         self.mlp = copy.deepcopy(block.mlp)
         self.mlp.fc1 = fuse_before(affine_of(block.norm2), self.mlp.fc1)
         self.register_buffer('last_skip', None)
+
+    @staticmethod
+    def remade(block: ContainerBlock) -> list[nn.Module]:
+        """The convolutions that the fused block has others for."""
+        static = block.conv if block.num_heads else block.attn
+        return [block.pos_embed, block.conv1, static, block.conv2, block.mlp.fc1, block.mlp.fc2]
 
     def end_with(self, affine: Affine) -> bool:
         """Take in the norm that follows the block."""
@@ -155,6 +166,11 @@ class FusedMixedAffinity(nn.Module):
         self.conv1 = layer.conv1
         self.mix = FusedMix(static, layer.num_heads, layer.alpha)
 
+    @staticmethod
+    def remade(layer: MixedAffinity) -> list[nn.Module]:
+        """The convolutions that the fused layer has others for."""
+        return [layer.conv1, layer.conv, layer.conv2]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
         return x + self.conv2(self.mix(self.conv1(x)))
@@ -174,6 +190,11 @@ class FusedContextAggregation(nn.Module):
         self.gates = stack(layer.a, layer.k)
         is_larger = 2 * layer.v.out_channels < layer.v.in_channels
         self.context = nn.Sequential(layer.v, layer.m) if is_larger else compose(layer.v, layer.m)
+
+    @staticmethod
+    def remade(layer: ContextAggregation) -> list[nn.Module]:
+        """The convolutions that the fused layer has others for."""
+        return [layer.a, layer.k, layer.v, layer.m]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""

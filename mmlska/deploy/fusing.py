@@ -52,7 +52,9 @@ def fuse(model: nn.Module) -> nn.Module:
     """
     _check(model)
     fused = _fuse(revert_sync_batchnorm(_copied(model)), {})
-    mark_fused(fused.requires_grad_(False).eval())
+    # Not in a chain: train() of mmdet's and mmseg's ResNet, which eval() calls, returns nothing.
+    fused.requires_grad_(False).eval()
+    mark_fused(fused)
     _tell(list_unfused(fused))
     return fused
 

@@ -91,8 +91,16 @@ def fuse_gate(gate: _DepthwiseGate) -> nn.Module:
 
 
 def fuse_by(kind: type[nn.Module]) -> Rule:
-    """Rule for a layer whose fused form is another class."""
-    return lambda layer: layer if is_watched(*layer.modules()) else kind(layer)
+    """Rule for a layer whose fused form is another class, and remakes its convolutions.
+
+    Others in their place, parametrised ones or adapters around them, compute something else.
+    """
+
+    def rule(layer: nn.Module) -> nn.Module:
+        is_plain = all(map(takes_output, kind.remade(layer))) and not is_watched(*layer.modules())
+        return kind(layer) if is_plain else layer
+
+    return rule
 
 
 def fuse_block_by(kind: type[nn.Module]) -> Rule:

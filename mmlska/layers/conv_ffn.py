@@ -43,6 +43,7 @@ class ConvFFN(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
         self.fc1 = nn.Conv2d(in_channels, hidden_channels, 1)
         self.dwconv = nn.Conv2d(
             hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels
@@ -63,7 +64,7 @@ class ConvFFN(nn.Module):
         check_map(self, x, self.fc1)
         if self.training:
             return self._forward(x)
-        channels = self.fc1.out_channels
+        channels = self.hidden_channels
         return in_bands(self._forward, x, 1, channels, self.parameters(), self._why_whole)
 
     def _why_whole(self) -> str:

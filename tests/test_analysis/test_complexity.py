@@ -117,6 +117,18 @@ def test_multiply_adds_agree_with_the_counter_of_mmengine():
     assert complexity.count_macs(backbone, image)[0] == expected > 0
 
 
+def test_a_backbone_whose_train_returns_nothing_is_counted():
+    class ReturnsNothing(VAN):
+        """Like the ResNet of mmdet and of mmseg."""
+
+        def train(self, mode=True):
+            super().train(mode)
+
+    assert complexity.count_classifier(ReturnsNothing('tiny'), (64, 64)) == (
+        complexity.count_classifier(VAN('tiny'), (64, 64))
+    )
+
+
 @pytest.mark.parametrize(('name', 'expected'), DETECTORS.items())
 def test_detectors_equal_an_independent_count(name, expected):
     pytest.importorskip('mmdet')

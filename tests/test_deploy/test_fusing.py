@@ -18,6 +18,7 @@ from fusing_laws import (
 from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from mmlska.deploy import fuse, fusing, list_unfused
 from mmlska.engine.config import load_config
@@ -370,6 +371,76 @@ def test_watched_modules_are_left_alone():
     fused(torch.randn(1, 3, 32, 32))
     assert seen == [1, 2]
     assert batch_norms(fused) == ['blocks1.0.norm1', 'blocks1.0.norm2', 'patch_embed2.norm']
+
+
+class Adapter(nn.Module):
+    """A convolution with a correction of low rank beside it, which knows none of its attributes."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        channels = base.in_channels
+        self.down = nn.Conv2d(channels, 1, 1, base.stride, bias=False)
+        self.up = nn.Conv2d(1, base.out_channels, 1, bias=False)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+class Shift(nn.Module):
+    def forward(self, weight):
+        return weight + 0.1
+
+
+def adapt(parent, name):
+    conv = getattr(parent, name)
+    setattr(parent, name, Adapter(conv) if conv.kernel_size == (1, 1) else conv)
+
+
+def parametrize_weight(parent, name):
+    parametrize.register_parametrization(getattr(parent, name), 'weight', Shift())
+
+
+def prune_weight(parent, name):
+    prune.l1_unstructured(getattr(parent, name), 'weight', 0.5)
+
+
+def changed(model, change):
+    """The model with every convolution changed, and without gradients, as copies ask for."""
+    model.requires_grad_(False)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                change(parent, name)
+    return model.requires_grad_(False).eval()
+
+
+every_change = pytest.mark.parametrize('change', [adapt, parametrize_weight, prune_weight])
+
+
+@every_change
+@every_backbone
+def test_changed_convolutions_of_a_backbone_keep_what_they_compute(build, change):
+    fuses_exactly(changed(trained(build()), change), 1, 3, 33, 40)
+
+
+@every_change
+@pytest.mark.parametrize('kind', KINDS)
+def test_changed_convolutions_of_a_layer_keep_what_they_compute(kind, change):
+    layer = MODELS.build(dict(type=f'mmlska.{kind}', in_channels=8, **KINDS[kind]))
+    fuses_exactly(changed(trained(layer), change), 2, 8, 9, 7)
+
+
+def test_a_backbone_whose_train_returns_nothing_is_fused():
+    class ReturnsNothing(nn.Sequential):
+        """Like the ResNet of mmdet and of mmseg."""
+
+        def train(self, mode=True):
+            super().train(mode)
+
+    model = ReturnsNothing(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    trained(model)
+    assert not batch_norms(fuses_exactly(model, 2, 3, 9, 8))
 
 
 FAMILIES = [

@@ -134,3 +134,20 @@ def test_other_activations_are_operations_of_their_own(act_cfg, asked):
     ffn, x = ConvFFN(4, 8, act_cfg), torch.randn(1, 4, 5, 6)
     assert torch.equal(ffn(x), ffn.fc2(ffn.act(ffn.dwconv(ffn.fc1(x)))))
     assert not asked
+
+
+@pytest.mark.parametrize('is_training', [True, False])
+def test_an_adapter_needs_none_of_the_attributes_of_a_convolution(is_training):
+    class Adapter(nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base_layer = base
+
+        def forward(self, x):
+            return self.base_layer(x)
+
+    ffn, x = ConvFFN(4, 8).train(is_training), torch.rand(1, 4, 5, 6)
+    expected = ffn(x)
+    for name in ('fc1', 'dwconv', 'fc2'):
+        setattr(ffn, name, Adapter(getattr(ffn, name)))
+    torch.testing.assert_close(ffn(x), expected)

@@ -25,7 +25,8 @@ class FusingHook(Hook):
         self._unfused = model = runner.model
         while is_model_wrapper(model):
             model = model.module
-        runner.model = fuse(model.eval())
+        model.eval()
+        runner.model = fuse(model)
         print_log('the fused model is tested', runner.logger)
 
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:

@@ -223,7 +223,7 @@ def resolve_out_indices(out_indices: Sequence[int] | int, num_stages: int) -> tu
     Raises:
         ValueError: If there is none, one is out of range, or they do not increase.
     """
-    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices or ())
     allowed = f'stages 0 to {num_stages - 1} in increasing order, each once'
     if not given or not all(isinstance(i, int) and -num_stages <= i < num_stages for i in given):
         raise ValueError(f'out_indices={out_indices!r} is out of range: allowed are {allowed}')

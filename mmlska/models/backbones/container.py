@@ -77,6 +77,7 @@ class ContainerFFN(nn.Module):
 
     def __init__(self, in_channels: int, hidden_channels: int, act_cfg: dict) -> None:
         super().__init__()
+        self.hidden_channels = hidden_channels
         self.fc1 = nn.Conv2d(in_channels, hidden_channels, 1)
         self.act = build_activation(act_cfg)
         self.fc2 = nn.Conv2d(hidden_channels, in_channels, 1)
@@ -85,7 +86,7 @@ class ContainerFFN(nn.Module):
         """Map ``(N, C, H, W)`` to ``(N, C, H, W)``."""
         if self.training:
             return self._forward(x)
-        channels = self.fc1.out_channels
+        channels = self.hidden_channels
         return in_bands(self._forward, x, 0, channels, self.parameters(), self._why_whole)
 
     def _why_whole(self) -> str:

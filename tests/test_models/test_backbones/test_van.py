@@ -270,7 +270,7 @@ def test_stages_beyond_the_last_out_index_are_not_built():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize('out_indices', [(4,), (-5,), (), (0, 'a')])
+@pytest.mark.parametrize('out_indices', [(4,), (-5,), (), None, (0, 'a')])
 def test_out_indices_out_of_range_are_refused(out_indices):
     with pytest.raises(ValueError, match='is out of range: allowed are stages 0 to 3'):
         nano(out_indices=out_indices)
