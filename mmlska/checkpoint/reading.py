@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_readers
 from mmengine.utils import digit_version
 
 from .downloads import FETCHERS
@@ -253,11 +254,25 @@ def register_loaders() -> None:
     Its own loaders run the code in a file that they cannot read safely. They are asked before any
     model or hook is, so that ours cannot take their place for our own models alone; of other
     models' files nothing is changed but a ``config`` text that mmengine would run. Before torch
-    2.6, where no training checkpoint of mmengine can be read safely, only safetensors files, which
-    mmengine does not know, are read here.
+    2.6, where no training checkpoint of mmengine can be read safely, mmengine reads as it does, and
+    the weights of a bare backbone are offered here; safetensors files, which it does not know, are
+    read here.
     """
     if not KNOWS_SAFE_GLOBALS:
         CheckpointLoader.register_scheme(r'.*\.safetensors$', load_from_local, force=True)
+        CheckpointLoader.register_scheme('', _offering(mmengine_readers.load_from_local), True)
+        http = _offering(mmengine_readers.load_from_http)
+        CheckpointLoader.register_scheme(('http://', 'https://'), http, force=True)
         return
     for scheme, loader in LOADERS.items():
         CheckpointLoader.register_scheme(scheme, loader, force=True)
+
+
+def _offering(load: Callable[..., Any]) -> Callable[..., Any]:
+    """A reader of mmengine, with the weights of a bare backbone offered to detectors too."""
+
+    def read(filename: str, map_location: MapLocation = None) -> Any:
+        checkpoint = load(filename, map_location)
+        return offer_backbone(checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
+
+    return read

@@ -2,10 +2,17 @@
 
 import logging
 
+import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.runner import load_checkpoint
 from torch import nn
+
+from mmlska.checkpoint.reading import KNOWS_SAFE_GLOBALS
+
+needs_safe_globals = pytest.mark.skipif(
+    not KNOWS_SAFE_GLOBALS, reason='before PyTorch 2.6 mmengine reads, and runs what it must'
+)
 
 
 def fill(model):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.runner import load_checkpoint
-from routes import Detector, fill, log_of
+from routes import Detector, fill, log_of, needs_safe_globals
 from torch import nn
 
 from mmlska.checkpoint import CheckpointError, load_from_local, naming, to_naming
@@ -130,6 +130,7 @@ def state(model):
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
+@needs_safe_globals
 @settings(
     max_examples=CASES,
     deadline=None,
@@ -160,6 +161,7 @@ def test_undamaged_weights_are_loaded_on_every_route(route, tmp_path):
     assert model.has_loaded_weights
 
 
+@needs_safe_globals
 @pytest.mark.parametrize('weights', [[], 'weights', None, 3, itself(), itself_as_weights(), {}])
 @pytest.mark.parametrize('route', [by_load_state_dict, by_init_cfg])
 def test_what_is_no_state_dict_is_refused(weights, route, tmp_path):

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
+from routes import needs_safe_globals
 from safetensors.torch import save_file
 
 import mmlska.models  # noqa: F401
 from mmlska.checkpoint import CheckpointError, read_checkpoint
 from mmlska.checkpoint.downloads import cached_path
+
+pytestmark = needs_safe_globals
 
 WEIGHTS = {'a.weight': torch.arange(3.0)}
 

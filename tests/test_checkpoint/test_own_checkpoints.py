@@ -14,11 +14,14 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim import scheduler as schedulers
 from mmengine.runner import Runner
+from routes import needs_safe_globals
 from torch.distributed._shard import sharded_tensor
 from torch.distributed._shard.sharding_spec import ChunkShardingSpec
 
 from mmlska.checkpoint import load_from_local, read_checkpoint
 from mmlska.models import VAN
+
+pytestmark = needs_safe_globals
 
 ARCH = dict(embed_dims=[4], depths=[1], ffn_ratios=[1])
 # The arguments that the schedulers of each kind need.

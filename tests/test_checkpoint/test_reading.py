@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, load_checkpoint
+from routes import needs_safe_globals
 from safetensors.torch import save_file
 from torch import nn
 
@@ -49,6 +50,7 @@ def test_a_malicious_file_is_refused_by_the_reader(attack):
     assert not ran.exists()
 
 
+@needs_safe_globals
 def test_a_malicious_file_is_refused_by_init_cfg(attack):
     path, ran = attack
     model = nano(init_cfg=dict(type='Pretrained', checkpoint=str(path)))
@@ -57,6 +59,7 @@ def test_a_malicious_file_is_refused_by_init_cfg(attack):
     assert not ran.exists()
 
 
+@needs_safe_globals
 def test_a_malicious_file_is_refused_by_load_from(attack):
     path, ran = attack
     with pytest.raises(CheckpointError, match='is refused'):
@@ -86,6 +89,7 @@ def test_a_legacy_pickle_is_refused_too(tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
+@needs_safe_globals
 def test_what_timm_stores_beside_the_weights_is_read(tmp_path):
     checkpoint = {
         'epoch': 309,
@@ -100,6 +104,7 @@ def test_what_timm_stores_beside_the_weights_is_read(tmp_path):
     assert read['metric'] == 75.4
 
 
+@needs_safe_globals
 def test_what_mmengine_stores_beside_the_weights_is_read(tmp_path):
     history = HistoryBuffer()
     history.update(2.0)
@@ -151,6 +156,7 @@ def test_the_plain_weights_come_before_the_averaged_ones():
     assert unwrap({'state_dict_ema': {'a': 1}, 'state_dict': {'a': 2}}) == {'a': 2}
 
 
+@needs_safe_globals
 def test_mmengine_reads_through_these_loaders():
     assert CheckpointLoader._get_checkpoint_loader('a.pth') is load_from_local
     assert CheckpointLoader._get_checkpoint_loader('https://a/b.pth').__name__ == 'load_from_http'
@@ -170,6 +176,7 @@ def test_checkpoints_of_other_models_pass_unchanged(tmp_path):
     assert read['meta'] == {'epoch': 1}
 
 
+@needs_safe_globals
 def test_a_url_is_read_safely_and_kept(tmp_path, monkeypatch):
     served = tmp_path / 'served'
     served.mkdir()
