@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch_versions import compiles
 
 from mmlska.layers import LayerNorm2d
 from mmlska.models import VAN, ContainerLight, GhostNetV2
@@ -304,6 +305,7 @@ def test_bf16_autocast_trains(build):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+@compiles
 @pytest.mark.parametrize('build', [dilated_ghost, light, full])
 def test_compiles_and_exports(build):
     model = build().eval()
@@ -338,6 +340,7 @@ def test_is_followed_by_torch_fx(build):
         assert torch.allclose(found, expected, atol=1e-5)
 
 
+@compiles
 @pytest.mark.parametrize('build', [van, light])
 def test_an_exported_program_runs_at_other_sizes(build):
     model, other = build(out_indices=(0, 1)).eval(), torch.rand(1, 3, 96, 80)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from torch import nn
+from torch_versions import compiles
 
 from mmlska.models import VAN
 from mmlska.ops import use_backend
@@ -374,6 +375,7 @@ def test_bf16_autocast_trains():
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+@compiles
 def test_compiles_and_exports():
     model = nano().eval()
     x = torch.rand(1, 3, 64, 96)

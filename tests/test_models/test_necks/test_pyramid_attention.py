@@ -4,6 +4,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import nn
+from torch_versions import compiles
 
 from mmlska.models import ECA, LSKA, ContextAggregation, PyramidAttention, SpatialContextPyramid
 
@@ -91,6 +92,7 @@ def test_follows_a_pyramid_as_second_neck(kind):
     assert len(both) == 3 and all(map(torch.equal, first, both))
 
 
+@compiles
 def test_exports_and_compiles():
     neck = scatter(SpatialContextPyramid(4, num_outs=2)).eval()
     inputs = pyramid(4, 2)
