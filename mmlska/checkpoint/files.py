@@ -18,6 +18,15 @@ PUBLISHED = (
 PUBLISHED_NAME = re.compile(r'van|ls?ka|ghost|container', re.IGNORECASE)
 OWN_NAME = re.compile(r'(epoch|iter|best|latest|last)_', re.IGNORECASE)
 LONGEST_HEADER = 100_000_000
+# How files begin that are taken for checkpoints, and what to do about them.
+OTHER_KINDS = {
+    b'version https://git-lfs': 'the pointer of Git LFS, not the file: fetch it by `git lfs pull`',
+    b'\x1f\x8b': 'compressed: unpack it by gunzip first',
+    b'\x89HDF': 'a file of HDF5 (Keras), not of PyTorch: ask for weights of PyTorch',
+    b'<': 'a page of the web, not the file behind it: fetch the file itself',
+    b'{': 'a text of JSON: name the file of weights beside it, and where an index tells of several '
+    'files, save the weights of all as one',
+}
 
 
 class CheckpointError(RuntimeError):
@@ -77,6 +86,32 @@ def check_sizes(path: Path) -> None:
             f'checkpoint {str(path)!r} is refused: it has {path.stat().st_size} bytes, and its '
             f'parts declare {declared}'
         )
+
+
+def check_kind(path: Path) -> None:
+    """Refuse a file that is known to be of another kind.
+
+    Raises:
+        CheckpointError: If it is. The message says what it is, and what to do about it.
+    """
+    if kind := _other_kind(path):
+        raise CheckpointError(
+            f'checkpoint {str(path)!r} cannot be read: it is no checkpoint but {kind}'
+        )
+
+
+def _other_kind(path: Path) -> str:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith('/constants.pkl') for name in names):
+            return 'a program of TorchScript: save the state_dict() of what torch.jit.load returns'
+        if names and all(name.endswith('.npy') for name in names):
+            return 'an archive of NumPy arrays: save them as a dict of tensors with torch.save'
+        return ''
+    with path.open('rb') as file:
+        start = file.read(32).lstrip()
+    return next((kind for mark, kind in OTHER_KINDS.items() if start.startswith(mark)), '')
 
 
 def where_else(path: Path) -> str:

@@ -115,9 +115,9 @@ VAN_KEY = re.compile(
     r'|attn\.spatial_gating_unit\.[\w.]+|mlp\.(fc1|dwconv|fc2)\.\w+|after_(attention|ffn)\.[\w.]+)'
     r'|norm\d+\.\w+|after_stage\d+\.[\w.]+'
 )
-# The classifier of the official code, of mmpretrain, and of transformers with a norm that it never
-# runs.
-HEAD_KEY = re.compile(r'head\.[\w.]+|classifier\.\w+|(?:van\.)?layernorm\.\w+')
+# The classifier of the official code, of mmpretrain, of torchvision, and of transformers with a
+# norm that it never runs.
+HEAD_KEY = re.compile(r'head\.[\w.]+|(?:classifier|fc)\.\w+|(?:van\.)?layernorm\.\w+')
 
 # The other backbones, with their classifiers: what every key matches, and a part of some key that
 # their nearest relatives, GhostNet and UniFormer, do not have.
@@ -138,6 +138,10 @@ OTHER_BACKBONES = {
         '.sa_weight',
     ),
 }
+# The weights by which a place in a larger model is known to be one of our backbones.
+MARKED = re.compile(
+    r'(.*?)blocks\d*\.\d+\.(attn\.spatial_gating_unit\.|\d+\.ghost[12]\.short_conv\.|sa_weight)'
+)
 
 
 def without_wrappers(key: str) -> str:
@@ -205,3 +209,13 @@ def is_backbone(keys: list[str]) -> bool:
         all(pattern.fullmatch(name) for name in names) and any(mark in name for name in names)
         for pattern, mark in OTHER_BACKBONES.values()
     )
+
+
+def find_places(keys: list[str]) -> list[str]:
+    """What the names of our backbones begin with in the weights of a larger model."""
+    found = filter(None, (MARKED.match(canonical(key)) for key in keys))
+    return [
+        place
+        for place in dict.fromkeys(match[1] for match in found)
+        if is_backbone([key.removeprefix(place) for key in keys if key.startswith(place)])
+    ]

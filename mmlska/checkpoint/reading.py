@@ -26,8 +26,15 @@ from mmengine.runner import checkpoint as mmengine_readers
 from mmengine.utils import digit_version
 
 from .downloads import FETCHERS
-from .files import CheckpointError, check_sizes, find_file, is_safetensors, where_else
-from .naming import is_backbone, without_wrappers
+from .files import (
+    CheckpointError,
+    check_kind,
+    check_sizes,
+    find_file,
+    is_safetensors,
+    where_else,
+)
+from .naming import find_places, is_backbone, without_wrappers
 from .plain_types import plain_types
 
 WRAPPERS = ('state_dict', 'model', 'state_dict_ema')
@@ -35,6 +42,9 @@ WRAPPERS = ('state_dict', 'model', 'state_dict_ema')
 TRUST = 'MMLSKA_TRUST'
 # Before this release plain data beside the weights cannot be told to ``torch.load`` as harmless.
 KNOWS_SAFE_GLOBALS = digit_version(torch.__version__) >= digit_version('2.6.0')
+
+# The protocol of ``torch.save``, the only one that ``torch.load`` reads safely.
+SAFE_PROTOCOL = 2
 
 MapLocation = str | torch.device | dict | Callable | None
 
@@ -69,6 +79,7 @@ def read_checkpoint(
             raise CheckpointError(f'{str(path)!r} is a file of torch.save: rename it to .pth')
         if trust:
             return torch.load(path, map_location=map_location, weights_only=False)
+        check_kind(path)
         check_sizes(path)
         return _read_torch(path, map_location)
     except CheckpointError:
@@ -126,29 +137,72 @@ def _refused(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    protocol = pickle_protocol(path)
+    if SAFE_PROTOCOL < protocol <= pickle.HIGHEST_PROTOCOL:
+        return CheckpointError(
+            f'checkpoint {str(path)!r} is refused: it is written with pickle_protocol={protocol}, '
+            f'and only protocol {SAFE_PROTOCOL} can be read without running code. If you trust the '
+            f'file, set {TRUST}={path}; else ask its author to save it without pickle_protocol'
+        )
     return CheckpointError(
         f'checkpoint {str(path)!r} ({path.stat().st_size} bytes) cannot be read: it is truncated '
         f'or no checkpoint ({_reason(error)}). {where_else(path)}'
     )
 
 
+def pickle_protocol(path: Path) -> int:
+    """The protocol that the pickle of a file of ``torch.save`` states; 0 if it states none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith('data.pkl')]
+            start = archive.open(names[0]).read(2) if names else b''
+    # No archive, or a damaged one, which fails wherever its damage leads.
+    except Exception:
+        with path.open('rb') as file:
+            start = file.read(2)
+    return start[1] if len(start) == 2 and start[:1] == pickle.PROTO else 0
+
+
 def unwrap(checkpoint: Mapping) -> Mapping:
     """The weights inside a checkpoint: 'state_dict' before 'model' before 'state_dict_ema'.
+
+    Under any other name ('module', 'ema_state_dict', ...) a dict of tensors counts where none lies
+    beside it; of several, each begins the names of its weights: ``teacher.blocks1...``.
 
     Raises:
         CheckpointError: If a wrapper holds itself.
     """
     seen = {id(checkpoint)}
-    while inner := [checkpoint[key] for key in WRAPPERS if _is_mapping(checkpoint.get(key))]:
-        checkpoint = inner[0]
+    while (wrapper := find_wrapper(checkpoint)) is not None:
+        checkpoint = checkpoint[wrapper]
         if id(checkpoint) in seen:
             raise CheckpointError('the checkpoint holds itself instead of weights')
         seen.add(id(checkpoint))
-    return checkpoint
+    return {
+        f'{name}.{key}': checkpoint[name][key]
+        for name in _named_weights(checkpoint)
+        for key in checkpoint[name]
+    } or checkpoint
 
 
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, Mapping)
+def find_wrapper(checkpoint: Mapping) -> str | None:
+    """The key under which a checkpoint holds the weights; None if it is them, or has several."""
+    usual = [key for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping)]
+    others = _named_weights(checkpoint)
+    return usual[0] if usual else others[0] if len(others) == 1 else None
+
+
+def _named_weights(checkpoint: Mapping) -> list[str]:
+    """Keys of the dicts of tensors in a checkpoint that has no tensor beside them."""
+    if any(isinstance(value, torch.Tensor) for value in checkpoint.values()):
+        return []
+    return [
+        key
+        for key, value in checkpoint.items()
+        if isinstance(value, Mapping)
+        and isinstance(key, str)
+        and any(isinstance(entry, torch.Tensor) for entry in value.values())
+    ]
 
 
 def check_keys(weights: Mapping) -> None:
@@ -178,7 +232,8 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
     """Read a local file for mmengine: safely, and in every format that other codebases write.
 
     A child of a model sees only the weights under its own name, so the weights of a bare backbone
-    are offered under ``backbone.`` as well: ``load_from`` can then fill a detector's backbone.
+    are offered under ``backbone.`` as well, whatever module they lay in: ``load_from`` can then
+    fill a detector's backbone.
 
     Args:
         filename (str): Path of the file.
@@ -216,9 +271,15 @@ def offer_backbone(checkpoint: Mapping) -> Mapping:
     stripped = {without_wrappers(key): value for key, value in weights.items()}
     inside = [key.removeprefix('backbone.') for key in stripped if key.startswith('backbone.')]
     as_mmengine_expects = inside and 'state_dict' in checkpoint
-    if as_mmengine_expects or not is_backbone(inside or list(stripped)):
+    places = [''] if is_backbone(inside or list(stripped)) else find_places(list(stripped))
+    if as_mmengine_expects or not places:
         return checkpoint
-    offered = {} if inside else {f'backbone.{key}': value for key, value in stripped.items()}
+    # Of several the user chooses one, by the prefix of init_cfg.
+    offered = {
+        f'backbone.{key.removeprefix(places[0])}': value
+        for key, value in stripped.items()
+        if not inside and len(places) == 1 and key.startswith(places[0])
+    }
     return {**checkpoint, 'state_dict': {**stripped, **offered}}
 
 

@@ -208,7 +208,7 @@ class WholeLoading:
         given = {key[len(prefix) :]: state_dict.pop(key) for key in under_prefix}
         given, expected = self.own_weights(given), self.state_dict()
         comparison = self._tolerate_plugins(given, compare(given, expected))
-        explanation = self._explain(given, comparison) if any(comparison) else ''
+        explanation = self._explain(given, comparison, prefix) if any(comparison) else ''
         if comparison.is_damaged or (explanation and self._is_strict):
             raise CheckpointError(explanation)
         common = {key: value for key, value in given.items() if key in expected}
@@ -240,13 +240,14 @@ class WholeLoading:
         missing = [key for key in comparison.missing if key not in kept]
         return comparison._replace(missing=missing)
 
-    def _explain(self, given: dict, comparison: Comparison) -> str:
+    def _explain(self, given: dict, comparison: Comparison, prefix: str) -> str:
         name, own = type(self).__name__, self.state_dict()
         theirs, ours = self.describe_weights(given), self.describe_weights(own)
         differing = {key: value for key, value in theirs.items() if value != ours.get(key)}
         reasons = [_contrast(value.text, ours[key].text) for key, value in differing.items()]
         if not given:
-            reasons = ['the checkpoint holds nothing for it']
+            where = f', no name begins with {prefix!r}' if prefix else ''
+            reasons = [f'the checkpoint holds nothing for it{where}']
         elif not theirs and len(set(given) & set(own)) < ALIKE * len(own):
             reasons = [f'the checkpoint is of no {name}, it holds {", ".join(list(given)[:3])}']
         lines = [f'{name} loads none of these weights: {"; ".join(reasons) or "they do not fit"}.']

@@ -10,12 +10,12 @@ import torch
 
 from mmlska.checkpoint import CheckpointError, read_checkpoint, to_mmlska, to_naming, unwrap
 from mmlska.checkpoint.naming import HEAD_KEY, VAN_KEY, canonical, recognise_naming
-from mmlska.checkpoint.reading import WRAPPERS, check_keys
+from mmlska.checkpoint.reading import WRAPPERS, check_keys, find_wrapper
 from mmlska.checkpoint.recognition import describe_van, find_backbone, recognise_van
 from mmlska.models import VAN
 
-# How mmpretrain and transformers call it.
-CLASSIFIER = re.compile(r'^(?:head\.fc|classifier)\.')
+# How mmpretrain, transformers and torchvision call it.
+CLASSIFIER = re.compile(r'^(?:head\.fc|classifier|fc)\.')
 SUFFIXES = ('.pth', '.pth.tar', '.pt', '.safetensors')
 
 
@@ -62,7 +62,8 @@ def convert_checkpoint(
         told = ['', report]
     weights = join_weights(backbone, head, other, naming)
     write_checkpoint(weights, target)
-    beside = sorted(set(checkpoint) - set(WRAPPERS)) if unwrap(checkpoint) is not checkpoint else []
+    wrapper = find_wrapper(checkpoint)
+    beside = sorted(set(checkpoint) - {*WRAPPERS, wrapper}) if wrapper else []
     lines = [
         f'recognised: {kind}, in {origin} names',
         f'written:    {target} ({len(weights)} weights) in {naming} names',

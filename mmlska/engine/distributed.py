@@ -177,7 +177,7 @@ def _show_and_log(
         return
     try:
         os.makedirs(os.path.dirname(log_file), exist_ok=True)
-        with open(log_file, 'a') as log:
+        with open(log_file, 'a', encoding='utf-8') as log:
             log.write(f'{heading}\n{"".join(traceback.format_exception(kind, error, trace))}')
     except OSError as problem:
         print(f'{log_file} could not be written: {problem}', file=sys.stderr)

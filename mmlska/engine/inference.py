@@ -1,6 +1,7 @@
 """Predictions of a trained detector or segmentor on image files, drawn."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,7 +25,10 @@ from .config import DETECTION, SEGMENTATION, load_config, task_of, type_name
 from .launch import check_checkpoint
 from .weights import load_all_weights
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = (
+    *('.bmp', '.gif', '.jp2', '.jpeg', '.jpg', '.pgm'),
+    *('.png', '.ppm', '.tif', '.tiff', '.webp'),
+)
 
 
 # mmdet numbers the segments of a panoptic map as class + INSTANCE_OFFSET * instance.
@@ -52,6 +56,8 @@ def list_images(paths: Iterable[str | Path]) -> list[Path]:
             images += found
         elif path.is_file():
             images.append(path)
+        elif re.match(r'\w{2,}:/', str(path)):
+            raise FileNotFoundError(f'{path.as_posix()!r} is an address: fetch the image first')
         else:
             raise FileNotFoundError(f'no image or folder {str(path)!r} (from {Path.cwd()})')
     return images

@@ -154,6 +154,9 @@ def check_checkpoint(path: str | None, origin: str) -> None:
     Raises:
         FileNotFoundError: If it is not.
     """
+    if path and os.path.isdir(path):
+        advice = '; --work-dir FOLDER --resume finds the newest' if origin == '--resume' else ''
+        raise FileNotFoundError(f'{origin}: {path!r} is a folder, name a file in it{advice}')
     if path and '://' not in path and not os.path.isfile(path):
         raise FileNotFoundError(
             f'{origin}: no checkpoint file {path!r} (relative paths start at {Path.cwd()})'
@@ -295,7 +298,7 @@ def set_prediction_output(cfg: Config, out: str) -> None:
 
     Raises:
         ValueError: If a detector's predictions would go to something else than a pickle file, or
-            the config is for another task.
+            a segmentor's to a file, or the config is for another task.
     """
     task = task_of(cfg)
     if task == DETECTION:
@@ -304,6 +307,8 @@ def set_prediction_output(cfg: Config, out: str) -> None:
         return
     if task != SEGMENTATION:
         raise ValueError(f'--out is for detectors and segmentors, not for {task}')
+    if out.endswith(('.pkl', '.pickle', '.json')) or os.path.isfile(out):
+        raise ValueError(f'--out of a segmentor is a folder of label maps, got {out!r}')
     metrics = cfg.test_evaluator
     for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
         metric.output_dir = out

@@ -1,5 +1,6 @@
 """Files that are not what their name says, and files made to harm whoever reads them."""
 
+import gzip
 import os
 import pickle
 import struct
@@ -31,6 +32,45 @@ def test_a_file_of_torch_under_the_name_of_a_safetensors_file_is_told(tmp_path):
     torch.save(WEIGHTS, tmp_path / 'a.safetensors')
     with pytest.raises(CheckpointError, match=r'a\.safetensors.*rename it to \.pth'):
         read_checkpoint(tmp_path / 'a.safetensors')
+
+
+def write_numpy(path):
+    with path.open('wb') as file:
+        np.savez(file, **{'a.weight': np.arange(3.0)})
+
+
+def write_program(path):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1, 1)), path)
+
+
+@pytest.mark.parametrize(
+    ('write', 'sentence'),
+    [
+        (lambda path: path.write_bytes(b'version https://git-lfs.github.com/spec/v1\n'), 'git lfs'),
+        (lambda path: path.write_bytes(gzip.compress(b'weights')), 'compressed: unpack it'),
+        (lambda path: path.write_bytes(b'\x89HDF\r\n'), 'a file of HDF5'),
+        (lambda path: path.write_bytes(b'\n<html>'), 'a page of the web'),
+        (lambda path: path.write_bytes(b'{"weight_map": {}}'), 'a text of JSON'),
+        (write_numpy, 'an archive of NumPy arrays'),
+        (write_program, 'a program of TorchScript'),
+    ],
+)
+def test_a_file_of_another_kind_is_told_as_such(write, sentence, tmp_path):
+    write(tmp_path / 'epoch_3.pth')
+    with pytest.raises(CheckpointError, match=rf'epoch_3\.pth. .*no checkpoint but .*{sentence}'):
+        read_checkpoint(tmp_path / 'epoch_3.pth')
+
+
+@pytest.mark.parametrize('is_zip', [True, False])
+@pytest.mark.parametrize('protocol', [4, 5])
+def test_a_pickle_protocol_is_not_taken_for_damage(protocol, is_zip, tmp_path, monkeypatch):
+    path = tmp_path / 'a.pth'
+    options = dict(pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+    torch.save({'state_dict': WEIGHTS}, path, **options)
+    with pytest.raises(CheckpointError, match=f'pickle_protocol={protocol}.*set MMLSKA_TRUST='):
+        read_checkpoint(path)
+    monkeypatch.setenv('MMLSKA_TRUST', str(path))
+    assert torch.equal(read_checkpoint(path)['state_dict']['a.weight'], WEIGHTS['a.weight'])
 
 
 def test_a_file_url_is_read(tmp_path):

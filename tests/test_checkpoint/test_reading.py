@@ -152,6 +152,59 @@ def test_unwrap(wrapper):
     assert unwrap(weights) is weights
 
 
+@pytest.mark.parametrize('wrapper', ['module', 'ema_state_dict', 'net', 'backbone'])
+def test_weights_alone_under_any_name_are_unwrapped(wrapper):
+    weights = {'a.weight': torch.ones(1)}
+    assert unwrap({wrapper: weights, 'optimizer': {'state': {0: {}}}, 'epoch': 3}) is weights
+    beside = {wrapper: weights, 'b.weight': torch.ones(1)}
+    assert unwrap(beside) is beside
+
+
+def test_weights_under_several_names_begin_with_them():
+    teacher, student = torch.zeros(1), torch.ones(1)
+    assert unwrap({'teacher': {'a': teacher}, 'student': {'a': student}, 'epoch': 3}) == {
+        'teacher.a': teacher,
+        'student.a': student,
+    }
+
+
+def load_into_detector(checkpoint, path):
+    torch.save(checkpoint, path)
+    detector = nn.ModuleDict({'backbone': nano()})
+    load_checkpoint(detector, str(path))
+    return detector['backbone'].state_dict()
+
+
+@pytest.mark.parametrize(
+    'prefix', ['model.', 'encoder.', 'ema_model.', 'teacher.backbone.', 'model.backbone.']
+)
+def test_load_from_finds_the_backbone_under_any_prefix(tmp_path, prefix):
+    source = nano().state_dict()
+    weights = {prefix + key: value for key, value in source.items()}
+    weights |= {'other.norm1.weight': torch.ones(3), 'other.fc.weight': torch.ones(3, 3)}
+    loaded = load_into_detector({'state_dict': weights}, tmp_path / 'a.pth')
+    assert all(torch.equal(loaded[key], value) for key, value in source.items())
+
+
+def test_load_from_does_not_choose_between_two_backbones(tmp_path):
+    source, other = nano().state_dict(), nano().state_dict()
+    checkpoint = {'teacher': source, 'student': other}
+    with pytest.raises(CheckpointError, match=r"no name begins with 'backbone\.'"):
+        load_into_detector(checkpoint, tmp_path / 'a.pth')
+    model = nano(
+        init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix='teacher')
+    )
+    model.init_weights()
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in source.items())
+
+
+def test_a_head_of_torchvision_is_left_out(tmp_path):
+    source = nano().state_dict()
+    head = {'fc.weight': torch.ones(5, 6), 'fc.bias': torch.ones(5)}
+    loaded = load_into_detector({**source, **head}, tmp_path / 'a.pth')
+    assert all(torch.equal(loaded[key], value) for key, value in source.items())
+
+
 def test_the_plain_weights_come_before_the_averaged_ones():
     assert unwrap({'state_dict_ema': {'a': 1}, 'state_dict': {'a': 2}}) == {'a': 2}
 

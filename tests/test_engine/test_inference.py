@@ -76,6 +76,17 @@ def test_missing_images_are_named(folder, tmp_path):
         list_images([tmp_path])
 
 
+def test_an_address_is_no_image_file():
+    with pytest.raises(FileNotFoundError, match=r'example\.org/a\.jpg. is an address: fetch'):
+        list_images(['https://example.org/a.jpg'])
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.jp2', '.pgm', '.ppm', '.PNG'])
+def test_a_folder_stands_for_images_of_every_usual_format(tmp_path, suffix):
+    (tmp_path / f'a{suffix}').touch()
+    assert list_images([tmp_path]) == [tmp_path / f'a{suffix}']
+
+
 def test_pictures_do_not_overwrite_each_other(tmp_path):
     images = [tmp_path / 'a' / 'one.jpg', tmp_path / 'b' / 'two.jpg']
     assert [p.name for p in output_paths(images, tmp_path)] == ['one.jpg', 'two.jpg']

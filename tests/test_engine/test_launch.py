@@ -133,6 +133,22 @@ def test_a_segmentor_writes_its_predictions_through_its_metrics():
         assert first.output_dir == 'maps'
 
 
+@pytest.mark.parametrize('out', ['maps.pkl', 'maps.json', __file__])
+def test_a_segmentor_does_not_write_into_a_file(out):
+    cfg = Config(dict(default_scope='mmseg', test_evaluator=dict(type='IoUMetric')))
+    with pytest.raises(ValueError, match='--out of a segmentor is a folder of label maps, got'):
+        launch.set_prediction_output(cfg, out)
+
+
+@pytest.mark.parametrize(
+    ('origin', 'advice'),
+    [('--resume', 'a file in it; --work-dir FOLDER --resume'), ('load_from', 'a file in it$')],
+)
+def test_a_folder_is_no_checkpoint(tmp_path, origin, advice):
+    with pytest.raises(FileNotFoundError, match=f'{origin}: .* is a folder, name {advice}'):
+        launch.check_checkpoint(str(tmp_path), origin)
+
+
 def test_a_detector_dumps_into_a_pickle_file_only():
     with pytest.raises(ValueError, match=r"a \.pkl file, got 'maps'"):
         launch.set_prediction_output(Config(dict(default_scope='mmdet')), 'maps')
