@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mmlska.engine.bare_model import bare_model, config_path
 from mmlska.registry import HOOKS
@@ -28,8 +29,9 @@ def check_channels(model: nn.Module) -> None:
     Where the config's ``in_channels`` are not those that the backbone hands out, in this order, the
     module is tried on maps of zeros: some necks list the deepest map first, some heads take a
     choice of the maps, or join them. It is refused only if it runs on maps of the channels that it
-    is built for and fails on those of the backbone. What cannot be decided passes: backbones that
-    do not tell their ``out_channels``, and modules that take something else than maps.
+    is built for and fails on those of the backbone, or if one of its convolutions gets a map of the
+    backbone that it cannot take. What cannot be decided passes: backbones that do not tell their
+    ``out_channels``, and modules that take something else than maps.
 
     Args:
         model (nn.Module): A detector or segmentor, or a model around one, such as a tracker.
@@ -49,10 +51,12 @@ def _check_parts(model: nn.Module, prefix: str) -> None:
     if neck is not None:
         first = neck[0] if isinstance(neck, nn.Sequential) else neck
         _check_fit(Consumer(f'{prefix}neck', first), offered, source)
+        _check_convs(Consumer(f'{prefix}neck', first), offered, source)
         source, offered = 'the neck hands out', _told_by(neck)
     for head in _heads(model, prefix) if offered else ():
         _check_index(head, offered, source)
         _check_fit(head, offered, source)
+        _check_convs(head, offered, source)
 
 
 def _heads(model: nn.Module, prefix: str) -> Iterator[Consumer]:
@@ -119,15 +123,52 @@ def _own_maps(module: nn.Module, expected: int | Sequence[int], offered: Sequenc
         yield maps, list if is_sum or isinstance(index, Sequence) else lambda taken: taken[0]
 
 
+def _check_convs(consumer: Consumer, offered: Sequence[int], source: str) -> None:
+    """Refuse a module of which a convolution gets a map that it cannot take.
+
+    Not every module tells the channels that it is built for, or all of them.
+    """
+    maps, misfits = _trial_maps(consumer.module, offered), []
+
+    def look(name: str, conv: nn.Conv2d, x: torch.Tensor) -> None:
+        if any(x is given for given in maps) and x.shape[1] != conv.in_channels:
+            misfits.append(f'{name} is built for {conv.in_channels} channels and gets {x.shape[1]}')
+
+    handles = [
+        module.register_forward_pre_hook(lambda conv, args, name=name: look(name, conv, *args))
+        for name, module in consumer.module.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    try:
+        is_right = _runs_on(consumer.module, maps)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if misfits and not is_right:
+        raise ValueError(
+            f'model.{consumer.name} does not fit: {source} maps with {list(offered)} channels, '
+            f'but its {misfits[0]}. Set the channels that model.{consumer.name} takes in'
+        )
+
+
+def _trial_maps(module: nn.Module, channels: Sequence[int]) -> list[torch.Tensor]:
+    values = (parameter for parameter in module.parameters() if not is_lazy(parameter))
+    like = next(values, torch.zeros(()))
+    sides = [max(TRIAL_SIDE >> i, 1) for i in range(len(channels))]
+    return [like.new_zeros(1, c, s, s) for c, s in zip(channels, sides, strict=True)]
+
+
 def _runs(module: nn.Module, channels: Sequence[int]) -> bool:
     """Whether a module runs in evaluation mode on maps of these channels."""
-    like = next(module.parameters(), torch.zeros(()))
-    sides = [max(TRIAL_SIDE >> i, 1) for i in range(len(channels))]
+    return _runs_on(module, _trial_maps(module, channels))
+
+
+def _runs_on(module: nn.Module, maps: Sequence[torch.Tensor]) -> bool:
     modes = [(part, part.training) for part in module.modules()]
     try:
         module.eval()
         with torch.no_grad():
-            module([like.new_zeros(1, c, s, s) for c, s in zip(channels, sides, strict=True)])
+            module(maps)
     except Exception:
         # Code that meets a map that it is not made for may raise anything.
         return False

@@ -248,3 +248,50 @@ def test_a_model_inside_another_one_is_checked(wrap):
     check_channels(wrap(detector(Laterals(CHANNELS))))
     with pytest.raises(ValueError, match=r'model\.detector\.neck\.in_channels=\[1, 2, 3, 4\]'):
         check_channels(wrap(detector(Laterals([1, 2, 3, 4]))))
+
+
+class TellsNothing(nn.Module):
+    """A neck that does not tell its channels, as mmdet's ChannelMapper, which DETRs have."""
+
+    def __init__(self, in_channels):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(c, 4, 1) for c in in_channels)
+
+    def forward(self, maps):
+        return [conv(x) for conv, x in zip(self.convs, maps, strict=True)]
+
+
+class TellsHalf(LastMap):
+    """One with another option for another map, as mmseg's DepthwiseSeparableASPPHead."""
+
+    def __init__(self, in_channels, low_channels):
+        super().__init__(in_channels)
+        self.low = nn.Conv2d(low_channels, 4, 1)
+
+    def forward(self, maps):
+        return self.low(maps[0]).mean() + super().forward(maps)
+
+
+@pytest.mark.parametrize(
+    ('build', 'wrong'),
+    [
+        (lambda channels: TellsNothing(channels), [8, 16, 20, 32]),
+        (lambda channels: TellsHalf(CHANNELS[-1], channels[0]), [16, 16, 24, 32]),
+    ],
+)
+def test_a_convolution_that_cannot_take_its_map_is_found(build, wrong):
+    right = detector(build(CHANNELS))
+    check_channels(right)
+    assert runs(right)
+    model = detector(build(wrong))
+    assert not runs(model)
+    with pytest.raises(ValueError, match=r'model\.neck does not fit.*is built for \d+ channels'):
+        check_channels(model)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_neck_of_detrs_is_checked():
+    necks = pytest.importorskip('mmdet.models.necks')
+    check_channels(detector(necks.ChannelMapper(CHANNELS, out_channels=8)))
+    with pytest.raises(ValueError, match=r'convs\.2\.conv is built for 20 channels and gets 24'):
+        check_channels(detector(necks.ChannelMapper([8, 16, 20, 32], out_channels=8)))
