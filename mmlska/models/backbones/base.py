@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, pairwise
+from numbers import Real
 
 import torch
 from mmengine.model import BaseModule
@@ -254,5 +255,5 @@ def check_rates(**rates: float) -> None:
         ValueError: If one is not. The message names the option.
     """
     for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f'{name}={rate} is not possible: it must lie in [0, 1)')
+        if not isinstance(rate, Real) or not 0 <= rate < 1:
+            raise ValueError(f'{name}={rate} is not possible: it must be one number in [0, 1)')

@@ -192,3 +192,8 @@ def test_mixing_in_the_last_stage_alone_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         nano().eval()(torch.rand(1, 3, 256, 128))
+
+
+def test_a_list_of_rates_is_refused():
+    with pytest.raises(ValueError, match=r'drop_path_rate=\[0.1, 0.2\] is not .* one number in'):
+        nano(drop_path_rate=[0.1, 0.2])
