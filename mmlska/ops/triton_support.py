@@ -14,7 +14,8 @@ import torch
 from .argument_checks import why_apart
 from .call_context import constant_when_compiled, is_autocast
 
-OLDEST_TORCH = (2, 4)  # the first with torch.library.register_autograd
+OLDEST_TORCH = (2, 7)  # the first that brings a Triton which compiles the kernels
+OLDEST_TRITON = (3, 3)  # before, an empty tuple is no value inside a kernel
 OLDEST_CAPABILITY = (8, 0)  # Ampere, the first with bfloat16
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -57,15 +58,21 @@ def why_no_triton(device: torch.device) -> str:
 
 @functools.cache
 def _why_not_installed() -> str:
-    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
-    if version < OLDEST_TORCH:
-        return f'PyTorch is {torch.__version__}, 2.4 or newer is needed'
+    if _release(torch.__version__) < OLDEST_TORCH:
+        return f'PyTorch is {torch.__version__}, 2.7 or newer is needed'
     try:
-        importlib.import_module('triton')
+        triton = importlib.import_module('triton')
     except Exception as error:
         # A broken Triton raises anything, and the reference form needs none of it.
         return f'Triton cannot be imported ({type(error).__name__})'
+    if _release(triton.__version__) < OLDEST_TRITON:
+        return f'Triton is {triton.__version__}, 3.3 or newer is needed'
     return ''
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(part) for part in version.split('.')[:2])
 
 
 @functools.cache

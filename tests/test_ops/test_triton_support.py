@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -49,10 +51,21 @@ def test_without_a_working_triton_there_are_none(monkeypatch, error):
     assert type(error).__name__ in triton_support.why_no_triton(torch.device('cuda', 0))
 
 
-def test_old_releases_of_pytorch_have_none(monkeypatch):
+@pytest.mark.parametrize(
+    ('torch_version', 'triton_version', 'reason'),
+    [
+        ('2.6.0+cu124', '3.3.0', 'PyTorch is 2.6.0+cu124, 2.7 or newer is needed'),
+        ('2.7.0+cu126', '3.2.0', 'Triton is 3.2.0, 3.3 or newer is needed'),
+        ('2.7.0a0+git1234', '3.3.0+git5678', ''),
+        ('2.10.1', '3.10.0', ''),
+    ],
+)
+def test_old_releases_have_none(monkeypatch, torch_version, triton_version, reason):
     with_capability(monkeypatch, (9, 0))
-    monkeypatch.setattr(torch, '__version__', '2.3.1+cu121')
-    assert '2.3.1+cu121, 2.4 or newer' in triton_support.why_no_triton(torch.device('cuda', 0))
+    monkeypatch.setattr(torch, '__version__', torch_version)
+    stand_in = SimpleNamespace(__version__=triton_version)
+    monkeypatch.setattr(triton_support.importlib, 'import_module', lambda name: stand_in)
+    assert triton_support.why_no_triton(torch.device('cuda', 0)) == reason
 
 
 def test_other_accelerators_have_none(monkeypatch):
