@@ -26,6 +26,7 @@ from .depthwise_cascade import triton_op as cascade_triton_op
 from .depthwise_gelu import reference as gelu_reference
 from .depthwise_gelu import triton_op as gelu_triton_op
 from .form import FastForm, Form, Signature
+from .trial import why_failed
 from .triton_support import triton_is_usable
 
 logger = logging.getLogger('mmlska')
@@ -285,7 +286,7 @@ def _choose_eagerly(
     )
     for candidate in faster:
         reason = why_special(*weights, *biases)
-        reason = reason or operation.fast[candidate].why_not(x, weights, biases, dilations)
+        reason = reason or _why_not(operation, candidate, x, weights, biases, dilations)
         if not reason:
             return candidate, ''
     return 'plain', reason
@@ -298,14 +299,26 @@ def _take_forced(
     call: tuple[torch.Tensor, Tensors, Biases, Sequence[int]],
 ) -> tuple[str, str]:
     """The form of a backend that the user chose, if nothing keeps it from running."""
-    form = operation.fast.get(backend)
-    if form is None:
+    if backend not in operation.fast:
         reason = 'there is no such form of it'
-    reason = reason or why_special(*call[1], *call[2]) or form.why_not(*call)
+    reason = reason or why_special(*call[1], *call[2]) or _why_not(operation, backend, *call)
     if reason:
         _warn_of(backend, operation.name, reason)
         return 'plain', reason
     return backend, ''
+
+
+def _why_not(
+    operation: Operation,
+    backend: str,
+    x: torch.Tensor,
+    weights: Tensors,
+    biases: Biases,
+    dilations: Sequence[int],
+) -> str:
+    """What keeps a fast form from a call: the call itself, or kernels that fail on the device."""
+    reason = operation.fast[backend].why_not(x, weights, biases, dilations)
+    return reason or (why_failed(x.device) if backend == 'triton' else '')
 
 
 @functools.lru_cache(maxsize=4096)
@@ -358,7 +371,7 @@ def _choose_for_compiler(
     backend = chosen_backend()
     if backend == 'plain' or not (backend == 'triton' or x.device.type == 'cuda'):
         return operation.reference
-    reason = operation.fast['triton'].why_not(x, weights, biases, dilations)
+    reason = _why_not(operation, 'triton', x, weights, biases, dilations)
     if reason and backend == 'triton':
         _warn_of(backend, operation.name, reason)
     return operation.reference if reason else operation.fast['triton']

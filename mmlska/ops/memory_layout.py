@@ -6,6 +6,7 @@ from . import triton_support
 from .call_context import is_autocast, is_compiling, needs_gradients, why_observed
 from .depthwise_cascade import onednn, triton_op
 from .dispatch import chosen_backend, record
+from .trial import why_failed
 
 
 def in_fast_layout(
@@ -68,9 +69,12 @@ def _why_not_for_triton(x: torch.Tensor, backend: str) -> str:
         return 'Triton does not run on the device'
     if x.dtype not in triton_support.DTYPES:
         return 'there are no kernels for the dtype of the map'
+    if backend not in ('auto', 'triton'):
+        return f'the backend is {backend!r}'
+    reason = ''
     if backend == 'auto':
-        return triton_op.why_slower_for(x.device, x.numel(), needs_gradients(x))
-    return '' if backend == 'triton' else f'the backend is {backend!r}'
+        reason = triton_op.why_slower_for(x.device, x.numel(), needs_gradients(x))
+    return reason or why_failed(x.device)
 
 
 def _is_faster_compiled(x: torch.Tensor, device_type: str | None) -> bool:
@@ -80,4 +84,5 @@ def _is_faster_compiled(x: torch.Tensor, device_type: str | None) -> bool:
     if not triton_support.triton_is_usable(x.device) or x.dtype not in triton_support.DTYPES:
         return False
     backend = chosen_backend()
-    return backend == 'triton' or (backend == 'auto' and x.device.type == 'cuda')
+    wanted = backend == 'triton' or (backend == 'auto' and x.device.type == 'cuda')
+    return wanted and not why_failed(x.device)

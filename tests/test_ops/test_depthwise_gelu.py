@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mmlska.models import VAN
-from mmlska.ops import depthwise_gelu, use_backend
+from mmlska.ops import depthwise_gelu, trial, triton_support, use_backend
 
 triton = pytest.importorskip('triton')
 
@@ -20,7 +20,9 @@ from mmlska.ops.depthwise_gelu import triton_kernels, triton_op  # noqa: E402
 pytestmark = pytest.mark.usefixtures('rounding_of_a_gpu')
 
 ON_GPU = torch.cuda.is_available()
-DEVICE = torch.device('cuda' if ON_GPU else 'cpu')
+DEVICE = torch.device('cuda', 0) if ON_GPU else torch.device('cpu')
+if triton_support.why_no_triton(DEVICE):
+    pytest.skip(triton_support.why_no_triton(DEVICE), allow_module_level=True)
 # Size, channels and batch; interpreted kernels take their time.
 SHAPES = [((25, 40), 5, 2), ((13, 17), 1, 2), ((13, 17), 33, 1), ((1, 9), 64, 2), ((1, 9), 5, 1)]
 SHAPES += [((7, 1), 33, 2), ((7, 1), 1, 1), ((1, 1), 64, 1), ((1, 1), 5, 2)]
@@ -34,9 +36,12 @@ needs_gpu = pytest.mark.skipif(not ON_GPU, reason='needs a GPU')
 
 @pytest.fixture(autouse=True)
 def exact_and_by_default(monkeypatch):
-    """No form is chosen from outside, and float32 is float32 in convolutions on a GPU too."""
+    """No form is chosen from outside, float32 is float32 in convolutions on a GPU too, and the
+    kernels are those that are tested: they were tried, before anything counts their calls.
+    """
     monkeypatch.delenv('MMLSKA_OPS', raising=False)
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    assert not trial.why_failed(DEVICE)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from mmlska.ops import triton_support
+from mmlska.ops import describe, triton_support
 from mmlska.ops.describe import describe_forms
 
 
@@ -12,13 +14,14 @@ def no_choice(monkeypatch):
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    """A GPU that is asked for its name only, and what keeps Triton from it."""
-    reasons = []
+    """A GPU that is asked for its name only, what keeps Triton from it, and how a trial ends."""
+    reasons, failures = [], []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda _: 'Tesla')
     monkeypatch.setattr(triton_support, 'why_no_triton', lambda _: ''.join(reasons))
-    return reasons
+    monkeypatch.setattr(describe, 'why_failed', lambda _: ''.join(failures))
+    return SimpleNamespace(reasons=reasons, failures=failures)
 
 
 def test_a_gpu_with_triton(fake_gpu):
@@ -26,9 +29,22 @@ def test_a_gpu_with_triton(fake_gpu):
 
 
 def test_a_gpu_without_says_why(fake_gpu):
-    fake_gpu.append('it is too old')
+    fake_gpu.reasons.append('it is too old')
     assert describe_forms().startswith("on the GPU (Tesla): PyTorch's own")
     assert describe_forms().endswith('because it is too old')
+
+
+@pytest.mark.parametrize('forced', [False, True])
+def test_a_gpu_on_which_the_kernels_fail_says_how(fake_gpu, monkeypatch, forced):
+    fake_gpu.failures.append('RuntimeError: no C compiler')
+    if forced:
+        monkeypatch.setenv('MMLSKA_OPS', 'triton')
+    assert describe_forms().endswith('because RuntimeError: no C compiler')
+
+
+def test_a_gpu_whose_kernels_are_asked_for_by_name(fake_gpu, monkeypatch):
+    monkeypatch.setenv('MMLSKA_OPS', 'triton')
+    assert describe_forms() == "'triton' wherever it can run, as MMLSKA_OPS says"
 
 
 def test_no_gpu(monkeypatch):

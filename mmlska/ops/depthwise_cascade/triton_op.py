@@ -73,6 +73,18 @@ def run(
     return _forward(x, weights, biases, dilations)[0]
 
 
+def run_with_gradients(
+    grad: torch.Tensor, x: torch.Tensor, weights: Weights, biases: Biases, dilations: Sequence[int]
+) -> Found:
+    """The result, and all gradients for that of the result, without PyTorch's autograd.
+
+    Its threads may be waiting for the caller.
+    """
+    out, between = _forward(x, weights, biases, dilations)
+    needed = [True] * (1 + len(weights) + len(biases))
+    return [out, *_backward(grad, between, x, weights, biases, dilations, needed)]
+
+
 class _Cascade(torch.autograd.Function):
     """What eager calls record."""
 

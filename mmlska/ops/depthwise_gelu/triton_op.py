@@ -47,6 +47,18 @@ def run(
     return _forward(x, *weights, *biases)
 
 
+def run_with_gradients(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
+) -> list[torch.Tensor | None]:
+    """The result, and all gradients for that of the result, without PyTorch's autograd."""
+    call = x, *weights, *biases
+    return [_forward(*call), *_backward(grad, *call, [True] * 3)]
+
+
 class _ConvGELU(torch.autograd.Function):
     """What eager calls record."""
 
