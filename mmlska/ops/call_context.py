@@ -19,6 +19,15 @@ if hasattr(torch.compiler, 'is_compiling'):
 else:  # PyTorch 2.1
     from torch._dynamo.external_utils import is_compiling as is_compiling
 
+if hasattr(torch.compiler, 'is_exporting'):
+    is_exporting = torch.compiler.is_exporting
+else:  # before PyTorch 2.7, where no form has operators of its own
+
+    def is_exporting() -> bool:
+        """Whether ``torch.export`` records the call."""
+        return False
+
+
 PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
 
 

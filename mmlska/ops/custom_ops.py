@@ -1,4 +1,4 @@
-"""Operators of the namespace ``mmlska``: what compilers and exported programs call.
+"""Operators of the namespace ``mmlska``: what compilers call.
 
 A kernel that they cannot look into becomes an operator: its schema, the kernel itself, a fake one
 that gives shapes, layouts and dtypes, and what autograd and autocast do with it. PyTorch before 2.4

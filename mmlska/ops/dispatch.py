@@ -15,6 +15,7 @@ import torch
 from .call_context import (
     constant_when_compiled,
     is_compiling,
+    is_exporting,
     layout_of,
     needs_gradients,
     why_observed,
@@ -103,10 +104,11 @@ def depthwise_cascade(
 
     Which form computes it is chosen from the call: device, dtype, layout, shape, kernels, and
     whether gradients are needed. Under a tracer or a function transform it is always the reference.
-    Compilers and ``torch.export`` see the operator ``mmlska::depthwise_cascade`` on a GPU for which
-    it has kernels, the reference elsewhere, and keep that choice. :func:`use_backend` and the
-    environment variable ``MMLSKA_OPS`` override the choice wherever the named form can run; where
-    it cannot, a warning says why, and the reference runs. :func:`record_choices` tells the choice.
+    Compilers see the operator ``mmlska::depthwise_cascade`` on a GPU where its kernels are chosen,
+    the reference elsewhere, and keep that choice. Exported programs, those for ONNX among them,
+    hold PyTorch's operators alone, so that they run without this package. :func:`use_backend` and
+    the environment variable ``MMLSKA_OPS`` override the choice wherever the named form can run;
+    where it cannot, a warning says why, and the reference runs. :func:`record_choices` tells it.
 
     Args:
         x (Tensor): Map ``(N, C, H, W)``.
@@ -371,7 +373,10 @@ def _choose_for_compiler(
     backend = chosen_backend()
     if backend == 'plain' or not (backend == 'triton' or x.device.type == 'cuda'):
         return operation.reference
-    reason = _why_not(operation, 'triton', x, weights, biases, dilations)
+    if is_exporting():
+        reason = "an exported program holds PyTorch's operators alone"
+    else:
+        reason = _why_not(operation, 'triton', x, weights, biases, dilations)
     if reason and backend == 'triton':
         _warn_of(backend, operation.name, reason)
     return operation.reference if reason else operation.fast['triton']

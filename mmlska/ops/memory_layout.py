@@ -3,7 +3,13 @@
 import torch
 
 from . import triton_support
-from .call_context import is_autocast, is_compiling, needs_gradients, why_observed
+from .call_context import (
+    is_autocast,
+    is_compiling,
+    is_exporting,
+    needs_gradients,
+    why_observed,
+)
 from .depthwise_cascade import onednn, triton_op
 from .dispatch import chosen_backend, record
 from .trial import why_failed
@@ -79,7 +85,7 @@ def _why_not_for_triton(x: torch.Tensor, backend: str) -> str:
 
 def _is_faster_compiled(x: torch.Tensor, device_type: str | None) -> bool:
     """Whether a compiler is to see a map in channels_last, by what it knows of it."""
-    if x.dim() != 4 or device_type not in (None, x.device.type):
+    if is_exporting() or x.dim() != 4 or device_type not in (None, x.device.type):
         return False
     if not triton_support.triton_is_usable(x.device) or x.dtype not in triton_support.DTYPES:
         return False

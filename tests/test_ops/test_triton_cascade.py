@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from mmlska.ops import depthwise_cascade, trial, triton_support, use_backend
+from mmlska.ops import depthwise_cascade, dispatch, trial, triton_support, use_backend
 from mmlska.ops.depthwise_cascade import triton_op
 
 pytestmark = pytest.mark.usefixtures('rounding_of_a_gpu')
@@ -452,14 +452,19 @@ def test_compiled_under_autocast():
     assert torch.equal(direct, expected)
 
 
-def test_exported_programs_call_the_operator():
+@pytest.mark.parametrize('strict', [False, True])
+def test_exported_programs_hold_the_operators_of_pytorch_alone(strict, caplog):
     model, x = Cascade(), random_map(2, 4, 5, 6)
     sides = {2: torch.export.Dim('height', min=2), 3: torch.export.Dim('width', min=2)}
+    dispatch._warn_once.cache_clear()
     with use_backend('triton'):
-        program = torch.export.export(model, (x,), dynamic_shapes=(sides,))
+        program = torch.export.export(model, (x,), dynamic_shapes=(sides,), strict=strict)
         other = random_map(2, 4, 8, 3)
-        assert torch.equal(program.module()(other), model(other))
-    assert 'mmlska.depthwise_cascade' in str(program.graph)
+        assert torch.allclose(program.module()(other), model(other), rtol=1e-4, atol=1e-5)
+        # The same model is compiled with the operator.
+        assert 'mmlska.depthwise_cascade' in called_by(model, x)
+    assert 'mmlska' not in str(program.graph) and 'conv2d' in str(program.graph)
+    assert 'an exported program holds' in caplog.text
 
 
 def test_recomputed_activations_give_the_same_gradients():

@@ -4,7 +4,7 @@ See ``schedule.py`` for the order of the convolutions, ``triton_kernels.py`` for
 Forward each march reads a map and writes one, backward it reads two and writes one. For the
 backward pass the input and the map between the marches are kept.
 
-Compilers and ``torch.export`` see one operator, ``mmlska::depthwise_cascade``, and its gradient.
+Compilers see one operator, ``mmlska::depthwise_cascade``, and its gradient.
 Eager calls do without it: passing an operator takes longer than a small map.
 """
 

@@ -3,7 +3,7 @@
 Forward a map is read and one is written. For the backward pass the input alone is kept: what GELU
 sees is computed again, its gradient is the one map that is written in between.
 
-Compilers and ``torch.export`` see one operator, ``mmlska::depthwise_gelu``, and its gradient.
+Compilers see one operator, ``mmlska::depthwise_gelu``, and its gradient.
 """
 
 from collections.abc import Sequence
