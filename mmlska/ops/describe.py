@@ -1,10 +1,8 @@
 """Which form of the operations this machine takes, in words."""
 
-import platform
-
 import torch
 
-from . import triton_support
+from . import measured, triton_support
 from .dispatch import ENVIRONMENT_VARIABLE, chosen_backend
 from .trial import why_failed
 
@@ -31,10 +29,20 @@ def describe_forms() -> str:
         return f'{forced}; not {where}, because {reason}' if reason else forced
     if reason:
         return f"{where}: PyTorch's own; no kernels in Triton, because {reason}"
-    return f'{where}: kernels in Triton; small maps by PyTorch'
+    processor = measured.gpu(device)
+    operations = measured.measured_operations(processor)
+    if not operations:
+        return (
+            f"{where}: PyTorch's own; the kernels in Triton work, but were not measured on "
+            f'{processor}: {ENVIRONMENT_VARIABLE}=triton takes them'
+        )
+    return f'{where}: kernels in Triton for {", ".join(operations)}; small maps by PyTorch'
 
 
 def _describe_cpu() -> str:
-    if platform.machine() in ('x86_64', 'AMD64') and torch.backends.mkldnn.is_available():
-        return 'on the CPU: rearranged for oneDNN in float32, else as PyTorch does'
-    return 'on the CPU: as PyTorch does'
+    processor = measured.cpu()
+    if not torch.backends.mkldnn.is_available():
+        return 'on the CPU: as PyTorch does, which has no oneDNN here'
+    if not measured.measured_operations(processor):
+        return f'on the CPU: as PyTorch does; nothing was measured on {processor}'
+    return f'on the CPU: rearranged for oneDNN in float32 where measured on {processor}'

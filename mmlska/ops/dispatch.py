@@ -27,8 +27,9 @@ from .depthwise_cascade import triton_op as cascade_triton_op
 from .depthwise_gelu import reference as gelu_reference
 from .depthwise_gelu import triton_op as gelu_triton_op
 from .form import FastForm, Form, Signature
+from .measured import SMALLEST
 from .trial import why_failed
-from .triton_support import triton_is_usable
+from .triton_support import triton_is_usable, why_slower
 
 logger = logging.getLogger('mmlska')
 
@@ -61,8 +62,6 @@ CASCADE = Operation(
 CONV_GELU = Operation('depthwise_gelu', gelu_reference, {'triton': gelu_triton_op})
 BACKENDS = ('auto', 'plain', *CASCADE.fast)
 ENVIRONMENT_VARIABLE = 'MMLSKA_OPS'
-# Elements of the smallest map that any fast form is chosen for.
-SMALLEST = min(form.SMALLEST for form in CASCADE.fast.values())
 TOO_SMALL = f'the map has less than {SMALLEST} elements'
 
 
@@ -371,7 +370,10 @@ def _choose_for_compiler(
 ) -> Form:
     """The form by what a compiler knows: sizes of maps may be symbols."""
     backend = chosen_backend()
-    if backend == 'plain' or not (backend == 'triton' or x.device.type == 'cuda'):
+    if backend not in ('auto', 'triton'):
+        return operation.reference
+    training = needs_gradients(x, *weights, *biases)
+    if backend == 'auto' and why_slower(operation.name, x.device, None, training):
         return operation.reference
     if is_exporting():
         reason = "an exported program holds PyTorch's operators alone"

@@ -44,13 +44,7 @@ class Form(Protocol):
 
 
 class FastForm(Form, Protocol):
-    """A form that computes some calls as the reference does, and some of those faster.
-
-    Attributes:
-        SMALLEST: Elements of the smallest map that it is ever chosen for.
-    """
-
-    SMALLEST: int
+    """A form that computes some calls as the reference does, and some of those faster."""
 
     def why_not(
         self,
@@ -62,4 +56,4 @@ class FastForm(Form, Protocol):
         """What keeps it from computing a call as the reference does; '' if nothing does."""
 
     def why_slower(self, call: Signature) -> str:
-        """Why it is not known to be faster for such calls; '' if it is. Asked once for each."""
+        """Why it is not measured to be faster for such calls; '' if it is. Asked once for each."""

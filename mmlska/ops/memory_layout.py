@@ -10,7 +10,7 @@ from .call_context import (
     needs_gradients,
     why_observed,
 )
-from .depthwise_cascade import onednn, triton_op
+from .depthwise_cascade import onednn
 from .dispatch import chosen_backend, record
 from .trial import why_failed
 
@@ -20,11 +20,12 @@ def in_fast_layout(
 ) -> torch.Tensor:
     """Put a map into the layout in which what follows is fastest, where that is known.
 
-    On the CPU that is channels_last for float32 maps that are large enough: oneDNN's convolutions
-    and a LayerNorm over the channels work on it as it is. On a GPU it is channels_last for maps
-    that the kernels in Triton are chosen for, which would turn every map themselves. Layers keep
-    the layout, so that one call serves a whole stage. Values do not change. The backend 'plain' of
-    :func:`mmlska.ops.use_backend` leaves every map as it is, and so do tracers.
+    On a CPU where that was measured it is channels_last for float32 maps that are large enough:
+    oneDNN's convolutions and a LayerNorm over the channels work on it as it is. On a GPU it is
+    channels_last for maps that the kernels in Triton are chosen for, which would turn every map
+    themselves. Layers keep the layout, so that one call serves a whole stage. Values do not change.
+    The backend 'plain' of :func:`mmlska.ops.use_backend` leaves every map as it is, and so do
+    tracers.
 
     Args:
         x (Tensor): Map ``(N, C, H, W)``.
@@ -66,7 +67,9 @@ def _why_unchanged(x: torch.Tensor, least: int, device_type: str | None) -> str:
             return reason
     if x.numel() < least:
         return 'the map is small'
-    return 'autocast is on' if is_autocast('cpu') else onednn.why_not_measured(x.dtype)
+    if is_autocast('cpu'):
+        return 'autocast is on'
+    return onednn.why_not_measured('in_fast_layout', x.dtype, needs_gradients(x), x.numel())
 
 
 def _why_not_for_triton(x: torch.Tensor, backend: str) -> str:
@@ -79,7 +82,8 @@ def _why_not_for_triton(x: torch.Tensor, backend: str) -> str:
         return f'the backend is {backend!r}'
     reason = ''
     if backend == 'auto':
-        reason = triton_op.why_slower_for(x.device, x.numel(), needs_gradients(x))
+        training = needs_gradients(x)
+        reason = triton_support.why_slower('depthwise_cascade', x.device, x.numel(), training)
     return reason or why_failed(x.device)
 
 
@@ -90,5 +94,8 @@ def _is_faster_compiled(x: torch.Tensor, device_type: str | None) -> bool:
     if not triton_support.triton_is_usable(x.device) or x.dtype not in triton_support.DTYPES:
         return False
     backend = chosen_backend()
-    wanted = backend == 'triton' or (backend == 'auto' and x.device.type == 'cuda')
-    return wanted and not why_failed(x.device)
+    if backend == 'auto':
+        training = needs_gradients(x)
+        if triton_support.why_slower('depthwise_cascade', x.device, None, training):
+            return False
+    return backend in ('auto', 'triton') and not why_failed(x.device)

@@ -74,4 +74,4 @@ def _why_slower(x: torch.Tensor, channels_between: int, parameters: Iterable[tor
         return 'gradients are needed'
     if chosen_backend() == 'plain':
         return "the backend is 'plain'"
-    return onednn.why_not_measured(x.dtype)
+    return onednn.why_not_measured('in_bands', x.dtype, False, x.numel())

@@ -7,10 +7,12 @@ run, after :func:`triton_is_usable` has said yes.
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Sequence
 
 import torch
 
+from . import measured
 from .argument_checks import why_apart
 from .call_context import constant_when_compiled, is_autocast
 
@@ -39,6 +41,23 @@ def why_not(
         return reason
     parameter_dtypes = DTYPES if is_autocast(x.device.type) else (x.dtype,)
     return why_apart(x, weights, biases, DTYPES, parameter_dtypes)
+
+
+@constant_when_compiled
+def why_slower(operation: str, device: torch.device, elements: int | None, training: bool) -> str:
+    """Why kernels are not measured to be faster on a device; '' if they are.
+
+    Args:
+        operation (str): Name of the operation, see :class:`mmlska.ops.Choice`.
+        device (torch.device): Device of the map.
+        elements (int | None): Elements of the map. None if a compiler asks, to which a size may be
+            a symbol, and for which one graph is to serve maps of all sizes.
+        training (bool): Whether autograd records the call.
+    """
+    if device.type != 'cuda':
+        return 'the map is not on a GPU'
+    key = measured.Key(measured.gpu(device), operation, training)
+    return measured.why_slower(key, sys.maxsize if elements is None else elements)
 
 
 @constant_when_compiled

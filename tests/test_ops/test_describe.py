@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmlska.ops import describe, triton_support
+from mmlska.ops import describe, measured, triton_support
 from mmlska.ops.describe import describe_forms
 
 
@@ -19,13 +19,25 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda _: 'Tesla')
+    monkeypatch.setattr(measured, 'gpu', lambda _: 'compute capability 9.0')
     monkeypatch.setattr(triton_support, 'why_no_triton', lambda _: ''.join(reasons))
     monkeypatch.setattr(describe, 'why_failed', lambda _: ''.join(failures))
     return SimpleNamespace(reasons=reasons, failures=failures)
 
 
-def test_a_gpu_with_triton(fake_gpu):
-    assert describe_forms().startswith('on the GPU (Tesla): kernels in Triton')
+def test_a_gpu_whose_kernels_were_measured(fake_gpu, monkeypatch):
+    key = measured.Key('compute capability 9.0', 'depthwise_gelu', True)
+    monkeypatch.setitem(measured.TABLE, key, measured.Row(2**20, '', ''))
+    text = describe_forms()
+    assert text.startswith('on the GPU (Tesla): kernels in Triton for ')
+    assert 'depthwise_gelu' in text and text.endswith('small maps by PyTorch')
+
+
+def test_a_gpu_whose_kernels_were_not_measured(fake_gpu, monkeypatch):
+    monkeypatch.setattr(measured, 'TABLE', {})
+    text = describe_forms()
+    assert text.startswith("on the GPU (Tesla): PyTorch's own")
+    assert 'not measured on compute capability 9.0' in text and 'MMLSKA_OPS=triton' in text
 
 
 def test_a_gpu_without_says_why(fake_gpu):
@@ -47,9 +59,15 @@ def test_a_gpu_whose_kernels_are_asked_for_by_name(fake_gpu, monkeypatch):
     assert describe_forms() == "'triton' wherever it can run, as MMLSKA_OPS says"
 
 
-def test_no_gpu(monkeypatch):
+@pytest.mark.parametrize(
+    ('processor', 'text'),
+    [('GenuineIntel', 'where measured on GenuineIntel'), ('aarch64', 'nothing was measured')],
+)
+def test_no_gpu(monkeypatch, processor, text):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    assert describe_forms().startswith('on the CPU')
+    monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: True)
+    monkeypatch.setattr(measured, 'cpu', lambda: processor)
+    assert describe_forms().startswith('on the CPU: ') and text in describe_forms()
 
 
 def test_the_environment_decides_and_is_checked(monkeypatch):

@@ -4,10 +4,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlska.ops import BACKENDS, depthwise_cascade, dispatch, record_choices, use_backend
+from mmlska.ops import (
+    BACKENDS,
+    depthwise_cascade,
+    dispatch,
+    measured,
+    record_choices,
+    use_backend,
+)
 from mmlska.ops.depthwise_cascade import onednn
 
 DILATIONS = [1, 3]
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason='this PyTorch was built without oneDNN'
+)
 
 
 def make(size=(1, 8, 96, 96), dtype=torch.float32):
@@ -196,25 +206,42 @@ def test_a_compiler_hears_why_too(caplog):
     assert "depthwise_cascade: the backend 'triton' was chosen" in warning.message
 
 
-def test_a_large_map_takes_the_fast_form_where_it_was_measured(chosen, monkeypatch):
-    monkeypatch.setattr(onednn.platform, 'machine', lambda: 'x86_64')
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip('this PyTorch was built without oneDNN')
-    run(*make((2, 32, 64, 64)))
-    assert forms(chosen) == ['cpu']
-    dispatch.faster_forms.cache_clear()
-    monkeypatch.setattr(onednn.platform, 'machine', lambda: 'aarch64')
-    run(*make((2, 32, 64, 65)))
-    assert forms(chosen) == ['cpu', 'plain']
+@needs_onednn
+@pytest.mark.parametrize(
+    ('processor', 'size', 'form'),
+    [
+        ('AuthenticAMD', (2, 32, 64, 64), 'cpu'),
+        ('GenuineIntel', (2, 32, 64, 64), 'plain'),
+        ('GenuineIntel', (1, 128, 56, 72), 'cpu'),
+        ('aarch64', (1, 128, 56, 72), 'plain'),
+    ],
+)
+@pytest.mark.parametrize('training', [False, True])
+def test_a_map_takes_the_fast_form_where_it_was_measured(
+    chosen, monkeypatch, processor, size, form, training
+):
+    monkeypatch.setattr(measured, 'cpu', lambda: processor)
+    x, weights, biases = make(size)
+    run(x.requires_grad_(training), weights, biases)
+    assert forms(chosen) == [form]
+    assert form == 'cpu' or processor in chosen[0].reason or '516096' in chosen[0].reason
 
 
+@needs_onednn
+def test_on_an_intel_only_contiguous_maps_were_measured(chosen, monkeypatch):
+    monkeypatch.setattr(measured, 'cpu', lambda: 'GenuineIntel')
+    x, weights, biases = make((1, 128, 56, 72))
+    run(x.contiguous(memory_format=torch.channels_last), weights, biases)
+    assert forms(chosen) == ['plain']
+    assert chosen[0].reason.endswith('not measured to be faster on GenuineIntel')
+
+
+@needs_onednn
 @pytest.mark.parametrize(
     ('size', 'training', 'form'), [(5, False, 'plain'), (5, True, 'cpu'), (7, False, 'cpu')]
 )
 def test_short_dilated_kernels_are_plain_forward(chosen, monkeypatch, size, training, form):
-    monkeypatch.setattr(onednn.platform, 'machine', lambda: 'x86_64')
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip('this PyTorch was built without oneDNN')
+    monkeypatch.setattr(measured, 'cpu', lambda: 'AuthenticAMD')
     x = torch.randn(1, 32, 96, 96, requires_grad=training)
     depthwise_cascade(x, [torch.randn(32, 1, 1, size)], [None], [3])
     assert forms(chosen) == [form]

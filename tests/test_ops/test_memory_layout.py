@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from mmlska.ops import in_fast_layout, record_choices, triton_support, use_backend
-from mmlska.ops.depthwise_cascade import onednn
+from mmlska.ops import in_fast_layout, measured, record_choices, triton_support, use_backend
 
 SIZE = (2, 64, 40, 48)
 
@@ -11,7 +10,7 @@ SIZE = (2, 64, 40, 48)
 def measured_machine(monkeypatch):
     """Every processor counts as one on which the layout was measured."""
     monkeypatch.delenv('MMLSKA_OPS', raising=False)
-    monkeypatch.setattr(onednn.platform, 'machine', lambda: 'x86_64')
+    monkeypatch.setattr(measured, 'cpu', lambda: 'AuthenticAMD')
     if not torch.backends.mkldnn.is_available():
         pytest.skip('this PyTorch was built without oneDNN')
 
@@ -46,6 +45,14 @@ def test_a_large_map_becomes_channels_last_with_the_same_values(size, requires_g
 )
 def test_other_maps_stay_as_they_are(x):
     assert in_fast_layout(x) is x
+
+
+def test_on_processors_that_were_not_measured_every_map_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(measured, 'cpu', lambda: 'GenuineIntel')
+    x = torch.randn(SIZE)
+    with record_choices() as choices:
+        assert in_fast_layout(x) is x
+    assert choices[0].reason == 'it was not measured to be faster on GenuineIntel'
 
 
 def test_the_choice_is_recorded_with_its_reason():
@@ -102,11 +109,15 @@ def test_where_the_kernels_in_triton_are_wanted_maps_of_all_sizes_become_channel
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_large_maps_on_a_gpu_become_channels_last():
-    device = torch.device('cuda')
+def test_maps_on_a_gpu_become_channels_last_where_the_kernels_were_measured(monkeypatch):
+    device = torch.device('cuda', 0)
     if triton_support.why_no_triton(device):
         pytest.skip(triton_support.why_no_triton(device))
     x = torch.randn(2, 64, 64, 64, device=device)
+    key = measured.Key(measured.gpu(device), 'depthwise_cascade', False)
+    monkeypatch.delitem(measured.TABLE, key, raising=False)
+    assert in_fast_layout(x) is x
+    monkeypatch.setitem(measured.TABLE, key, measured.Row(2**16, '', ''))
     assert is_channels_last(in_fast_layout(x))
     assert in_fast_layout(x[:, :1, :8, :8]).stride() == x[:, :1, :8, :8].stride()
     with use_backend('plain'):

@@ -417,7 +417,7 @@ def called_by(model, x):
     return {str(node.target) for node in graphs[0].graph.nodes if node.op == 'call_function'}
 
 
-def test_compilers_see_what_the_backend_says():
+def test_compilers_see_what_the_backend_says(monkeypatch):
     model, x = Cascade(), random_map(1, 4, 5, 6)
     with use_backend('triton'):
         assert 'mmlska.depthwise_cascade' in called_by(model, x)
@@ -425,9 +425,12 @@ def test_compilers_see_what_the_backend_says():
     with use_backend('plain'):
         assert not any('mmlska' in name for name in called_by(model, x))
     torch._dynamo.reset()
-    with use_backend('auto'):
-        chosen = any('mmlska' in name for name in called_by(model, x))
-    assert chosen == (DEVICE.type == 'cuda')
+    for reason in ('it was not measured', ''):
+        torch._dynamo.reset()
+        monkeypatch.setattr(dispatch, 'why_slower', lambda *_, reason=reason: reason)
+        with use_backend('auto'):
+            chosen = any('mmlska' in name for name in called_by(model, x))
+        assert chosen == (not reason)
 
 
 def test_compiled_once_for_maps_of_all_sizes():
@@ -450,6 +453,15 @@ def test_compiled_under_autocast():
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, expected)
     assert torch.equal(direct, expected)
+
+
+def test_a_device_whose_kernels_were_measured_exports_the_operators_of_pytorch(monkeypatch):
+    model, x = Cascade(), random_map(2, 4, 5, 6)
+    monkeypatch.setattr(dispatch, 'why_slower', lambda *_: '')
+    assert 'mmlska.depthwise_cascade' in called_by(model, x)
+    torch._dynamo.reset()
+    program = torch.export.export(model, (x,))
+    assert 'mmlska' not in str(program.graph) and 'conv2d' in str(program.graph)
 
 
 @pytest.mark.parametrize('strict', [False, True])

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmlska.ops import triton_support
+from mmlska.ops import measured, triton_support
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,36 @@ def test_old_releases_have_none(monkeypatch, torch_version, triton_version, reas
     stand_in = SimpleNamespace(__version__=triton_version)
     monkeypatch.setattr(triton_support.importlib, 'import_module', lambda name: stand_in)
     assert triton_support.why_no_triton(torch.device('cuda', 0)) == reason
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A device that tells its compute capability, and for which there is no row."""
+    with_capability(monkeypatch, (9, 0))
+    rows = {k: row for k, row in measured.TABLE.items() if not k.processor.startswith('compute')}
+    monkeypatch.setattr(measured, 'TABLE', rows)
+    measured.gpu.cache_clear()
+    yield torch.device('cuda', 0)
+    measured.gpu.cache_clear()
+
+
+@pytest.mark.parametrize('elements', [2**30, None])
+@pytest.mark.parametrize('operation', ['depthwise_cascade', 'depthwise_gelu'])
+def test_on_a_gpu_that_was_not_measured_nothing_is_faster(gpu, operation, elements):
+    for training in (False, True):
+        reason = triton_support.why_slower(operation, gpu, elements, training)
+        assert reason == 'it was not measured to be faster on compute capability 9.0'
+
+
+def test_a_row_holds_for_its_operation_its_pass_and_its_sizes(gpu):
+    key = measured.Key('compute capability 9.0', 'depthwise_cascade', True)
+    measured.TABLE[key] = measured.Row(2**20, '', '')
+    why_slower = triton_support.why_slower
+    assert not why_slower('depthwise_cascade', gpu, 2**20, True)
+    assert not why_slower('depthwise_cascade', gpu, None, True)
+    assert 'less than 1048576' in why_slower('depthwise_cascade', gpu, 2**20 - 1, True)
+    assert 'not measured' in why_slower('depthwise_cascade', gpu, 2**20, False)
+    assert 'not measured' in why_slower('depthwise_gelu', gpu, 2**20, True)
 
 
 def test_other_accelerators_have_none(monkeypatch):

@@ -14,21 +14,18 @@ convolution sees beyond the border anyway, provided that the padding is zero aga
 """
 
 import math
-import platform
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from .. import argument_checks
+from .. import argument_checks, measured
 from ..call_context import is_autocast, layout_of, needs_gradients
 from ..form import Signature
 from . import reference
 
 CHANNELS_LAST = torch.channels_last
-# Elements of the smallest map for which any cascade is faster.
-SMALLEST = 2**15
 # Elements of a map that, with the maps made of it, stays in the cache. Its memory is used again for
 # the next slice, where that of large maps is asked for anew, page by page.
 IN_SLICE = 2**19
@@ -57,51 +54,51 @@ def why_slower(call: Signature) -> str:
     """Why this form is not known to be clearly faster; '' where it was measured to be."""
     if call.device.type != 'cpu':
         return 'the map is not on the CPU'
-    reason = why_not_measured(call.dtype)
-    if reason:
-        return reason
-    least = _least_elements(call.kernels, call.dilations, call.training, call.layout)
-    if least == math.inf:
+    case = case_of(call.kernels, call.dilations, call.layout)
+    if not case:
         return "PyTorch's own kernels are fast for such a cascade"
     elements = math.prod(call.shape)
-    return '' if elements >= least else f'the map has less than {least} elements'
+    return why_not_measured('depthwise_cascade', call.dtype, call.training, elements, case)
 
 
-def why_not_measured(dtype: torch.dtype) -> str:
-    """In what dtype, processor or library differ from those that the rules were measured on."""
+def why_not_measured(
+    operation: str, dtype: torch.dtype, training: bool, elements: int, case: str = ''
+) -> str:
+    """What differs from all that was measured on a CPU, see :mod:`mmlska.ops.measured`."""
     if dtype != torch.float32:
         return 'it was measured in float32 only'
-    if platform.machine() not in ('x86_64', 'AMD64'):
-        return f'it was measured on x86_64, not on {platform.machine()}'
+    key = measured.Key(measured.cpu(), operation, training, case)
+    reason = measured.why_slower(key, elements)
+    if reason:
+        return reason
     if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
         return 'oneDNN is absent or turned off'
     return ''
 
 
-def _least_elements(
-    kernels: Sequence[Sequence[int]],
-    dilations: Sequence[int],
-    training: bool,
-    layout: torch.memory_format,
-) -> float:
-    """From which size of the map on this form wins, measured on an AMD EPYC (Zen 4)."""
+def case_of(
+    kernels: Sequence[Sequence[int]], dilations: Sequence[int], layout: torch.memory_format
+) -> str:
+    """Which of the cases that were measured a cascade is; '' if it is none.
+
+    Kernels are given by height and width.
+    """
+    is_last = layout == CHANNELS_LAST
     effective = _effective_dilations(kernels, dilations)
     dilated = [(k, d) for k, d in zip(kernels, effective, strict=True) if d > 1]
     if dilated:
-        square = any(min(kernel) > 1 for kernel, _ in dilated)
         # Forward, oneDNN is fast for dilated kernels too as long as they are short.
-        long = any((max(kernel) - 1) * dilation >= 16 for kernel, dilation in dilated)
-        if training:
-            return 2**16 if long else 2**18
-        if not long:
-            return math.inf
-        return SMALLEST if square else 2**17
-    if layout == CHANNELS_LAST:
+        if all((max(kernel) - 1) * dilation < 16 for kernel, dilation in dilated):
+            return 'short dilated'
+        if any(min(kernel) > 1 for kernel, _ in dilated):
+            return 'long dilated squares'
+        return 'long dilated lines in channels_last' if is_last else 'long dilated lines'
+    if is_last:
         # The kernels are oneDNN's fast cases already, but for the gradient of a horizontal one.
-        rows = training and any(height == 1 < width for height, width in kernels)
-        return 2**17 if rows else math.inf
+        rows = any(height == 1 < width for height, width in kernels)
+        return 'undilated rows in channels_last' if rows else ''
     long = all(min(kernel) == 1 for kernel in kernels) and max(map(max, kernels), default=1) > 11
-    return 2**16 if long else math.inf
+    return 'long undilated lines' if long else ''
 
 
 def run(

@@ -23,11 +23,6 @@ from .schedule import March, plan_of
 Weights = Sequence[torch.Tensor]
 Biases = Sequence[torch.Tensor | None]
 Found = list[torch.Tensor | None]
-# Elements of the smallest map, in inference and in training, for which this form is taken. Not
-# measured: below, launches take longer than kernels. Two of ours stand for four of PyTorch's in
-# inference, a dozen for three times as many in training.
-LEAST = {False: 2**18, True: 2**16}
-SMALLEST = min(LEAST.values())
 
 
 def why_not(
@@ -41,16 +36,9 @@ def why_not(
 
 
 def why_slower(call: Signature) -> str:
-    """Why this form is not expected to be faster; '' if it is. Not measured."""
-    return why_slower_for(call.device, math.prod(call.shape), call.training)
-
-
-def why_slower_for(device: torch.device, elements: int, training: bool) -> str:
-    """The same by the device and the number of elements of a map."""
-    if device.type != 'cuda':
-        return 'the map is not on a GPU'
-    least = LEAST[training]
-    return '' if elements >= least else f'the map has less than {least} elements'
+    """Why this form is not measured to be faster; '' if it is."""
+    elements = math.prod(call.shape)
+    return triton_support.why_slower('depthwise_cascade', call.device, elements, call.training)
 
 
 def run(
