@@ -223,7 +223,9 @@ def test_a_fused_model_reaches_the_same_figures(config, trained, user, tmp_path)
     checkpoint = trained[config] / f'iter_{ITERATIONS}.pth'
     figures, predictions = [], []
     for name, fuse in (('plain', []), ('fused', ['--fuse'])):
-        work_dir, out = tmp_path / name, tmp_path / f'{name}.pkl'
+        # A detector's predictions are a file, a segmentor's a folder.
+        suffix = '' if 'fpn' in Path(config).stem else '.pkl'
+        work_dir, out = tmp_path / name, tmp_path / f'predictions_{name}{suffix}'
         options = ['--work-dir', work_dir, '--out', out, *fuse]
         run_here(TOOLS / 'test.py', config, checkpoint, *options, cwd=user)
         assert ('the fused model is tested' in last_log(work_dir)) == bool(fuse)

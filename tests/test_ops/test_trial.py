@@ -96,7 +96,7 @@ def test_where_the_cascade_fails_the_convolution_with_gelu_is_not_trusted_either
         depthwise_gelu(x, weight, biases[0])
         assert in_fast_layout(x) is x
     assert [choice.form for choice in choices] == ['plain', 'unchanged']
-    assert all('no compiler' in choice.reason for choice in choices)
+    assert 'no compiler' in choices[0].reason
 
 
 def off_by_a_thousandth(function, place):
