@@ -11,7 +11,6 @@ import torch
 from cascades import cast, make, relative_error, with_gradients
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from mmlska.ops import depthwise_cascade, dispatch, trial, triton_support, use_backend
 from mmlska.ops.depthwise_cascade import triton_op
@@ -139,84 +138,6 @@ def test_tiles_waste_few_channels(channels, kept):
     assert channels % 32 or -(-channels // width) * width == channels
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('kernel_size', [7, 23])
-def test_half_precision_is_as_exact_as_the_plain_form(dtype, kernel_size):
-    call = cast(dtype, *make('LSKA', kernel_size, channels=16, size=(13, 17)))
-    truth = with_gradients('plain', *cast(torch.float64, *call))
-    plain = with_gradients('plain', *cast(DEVICE, *call))
-    found = with_gradients('triton', *cast(DEVICE, *call))
-    for value, reference, exact in zip(found, plain, truth, strict=True):
-        assert value.dtype == dtype
-        assert typical_error(value, exact) <= 1.5 * typical_error(reference, exact)
-
-
-@pytest.mark.parametrize('absent', [(0,), (1,), (2,), (3,), (0, 1, 2, 3)])
-def test_biases_may_be_absent(absent):
-    x, weights, biases, dilations = cast(DEVICE, *make('LSKA', 7, size=(6, 7)))
-    biases = [None if i in absent else bias.requires_grad_() for i, bias in enumerate(biases)]
-    leaves = [weight.requires_grad_() for weight in weights] + [b for b in biases if b is not None]
-    results = []
-    for name in ('triton', 'plain'):
-        with use_backend(name):
-            out = depthwise_cascade(x, weights, biases, dilations)
-        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
-    for found, expected in zip(*results, strict=True):
-        assert relative_error(found, expected) <= 1e-12
-
-
-@pytest.mark.parametrize('kind', ['LSKA', 'LSKATrivial', 'one row'])
-def test_frozen_parameters_take_no_gradients_and_change_no_others(kind):
-    x, weights, biases, dilations = cast(DEVICE, *make(kind, 7, size=(4, 5), batch=1))
-    tensors = [x, *weights, *biases]
-    complete = with_gradients('plain', x, weights, biases, dilations)[1:]
-    for trained in range(len(tensors)):
-        leaves = [t.detach().clone().requires_grad_(i == trained) for i, t in enumerate(tensors)]
-        split = 1 + len(weights)
-        with use_backend('triton'):
-            out = depthwise_cascade(leaves[0], leaves[1:split], leaves[split:], dilations)
-        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
-        out.backward(grad.to(out))
-        present = [leaf.grad is not None for leaf in leaves]
-        assert present == [i == trained for i in range(len(tensors))]
-        assert relative_error(leaves[trained].grad, complete[trained]) <= 1e-12
-
-
-@pytest.mark.parametrize('channels', [1, 4])
-@pytest.mark.parametrize('layout', [NCHW, NHWC])
-def test_keeps_the_layout_and_leaves_its_inputs_alone(layout, channels):
-    call = make('LSKA', 7, channels=channels, size=(6, 5))
-    x, weights, biases, dilations = cast(DEVICE, *call)
-    x = x.contiguous(memory_format=layout).requires_grad_()
-    kept = [t.detach().clone() for t in (x, *weights, *biases)]
-    with use_backend('triton'):
-        out = depthwise_cascade(x, weights, biases, dilations)
-    grad = torch.randn_like(out)
-    kept_grad = grad.clone()
-    (for_input,) = torch.autograd.grad(out, x, grad)
-    assert out.is_contiguous(memory_format=layout)
-    assert for_input.is_contiguous(memory_format=layout)
-    assert torch.equal(grad, kept_grad)
-    assert all(map(torch.equal, (x, *weights, *biases), kept))
-
-
-@pytest.mark.parametrize('layout', [NCHW, NHWC])
-def test_takes_maps_weights_and_gradients_that_lie_anyhow_in_memory(layout):
-    x, weights, biases, dilations = cast(DEVICE, *make('LSKA', 7, channels=6, size=(10, 12)))
-    weights, biases = [weight[::2] for weight in weights], [bias[::2] for bias in biases]
-    assert not weights[0].is_contiguous()
-    view = (slice(None), slice(None, None, 2), slice(None, None, 2), slice(1, None, 2))
-    expected = with_gradients('plain', x[view], weights, biases, dilations)
-    leaf = x.contiguous(memory_format=layout).requires_grad_()
-    with use_backend('triton'):
-        out = depthwise_cascade(leaf[view], weights, biases, dilations)
-    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
-    turned = grad.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
-    (found,) = torch.autograd.grad(out, leaf, turned)
-    assert relative_error(out.detach(), expected[0]) <= 1e-12
-    assert relative_error(found[view], expected[1]) <= 1e-12
-
-
 @pytest.mark.parametrize('axis', [0, 2, 3])
 def test_maps_may_lie_beyond_what_32_bits_count(axis):
     # Memory that nobody touches costs nothing on a CPU, so that a map may be spread out.
@@ -254,22 +175,17 @@ def test_maps_of_more_than_2_to_the_31_elements():
         assert relative_error(found, truth) <= 1e-2
 
 
-def test_gradients_of_gradients():
+def test_gradients_of_gradients_of_the_operator():
     call = cast(DEVICE, *make('LSKA', 3, channels=2, size=(3, 2), batch=1))
     x, weights, biases, dilations = call
     leaves = [t.requires_grad_() for t in (x, *weights, *biases)]
     number = len(weights)
 
-    def run(x, *parameters):
-        with use_backend('triton'):
-            return depthwise_cascade(x, parameters[:number], parameters[number:], dilations)
-
     def run_operator(x, *parameters):
         biased = [True] * number
         return torch.ops.mmlska.depthwise_cascade(x, list(parameters), biased, dilations)[0]
 
-    for function in (run, run_operator):
-        assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run_operator, leaves, fast_mode=True)
 
 
 def test_two_runs_give_the_same_bits(small_tiles):
@@ -477,15 +393,6 @@ def test_exported_programs_hold_the_operators_of_pytorch_alone(strict, caplog):
         assert 'mmlska.depthwise_cascade' in called_by(model, x)
     assert 'mmlska' not in str(program.graph) and 'conv2d' in str(program.graph)
     assert 'an exported program holds' in caplog.text
-
-
-def test_recomputed_activations_give_the_same_gradients():
-    model, x = Cascade(), random_map(1, 4, 6, 5)
-    with use_backend('triton'):
-        expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
-        again = checkpoint(model, x, use_reentrant=False)
-        found = torch.autograd.grad(again.square().sum(), list(model.parameters()))
-    assert all(map(torch.equal, found, expected))
 
 
 def test_tracers_and_transforms_see_the_plain_form(monkeypatch):
