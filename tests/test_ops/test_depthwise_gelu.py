@@ -1,14 +1,11 @@
 """The kernels run on a GPU where there is one, in Triton's interpreter where there is none."""
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from offline import compile_kernels
 
 from mmlska.models import VAN
 from mmlska.ops import depthwise_gelu, trial, triton_support, use_backend
@@ -390,13 +387,7 @@ def test_maps_of_more_than_2_31_elements():
 
 @pytest.mark.slow
 def test_compiled_for_gpus_every_value_has_a_register(tmp_path):
-    script = Path(__file__).with_name('compiled_gelu.py')
-    environment = {**os.environ, 'TRITON_CACHE_DIR': str(tmp_path), 'TRITON_INTERPRET': '0'}
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    kernels = [line.split('\t') for line in done.stdout.splitlines()]
+    kernels = compile_kernels('compiled_gelu.py', tmp_path)
     assert len(kernels) == 8 * 3
     assert not [kernel for kernel in kernels if int(kernel[-1])]
 

@@ -1,14 +1,11 @@
 """The kernels in Triton: on a GPU where there is one, else interpreted on the CPU."""
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from cascades import cast, make, relative_error, with_gradients
+from offline import compile_kernels
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -443,12 +440,7 @@ def test_a_cuda_graph_replays_it():
 
 @pytest.mark.slow
 def test_compiled_for_gpus_every_value_has_a_register(tmp_path):
-    script = Path(__file__).with_name('compiled_cascade.py')
-    environment = {**os.environ, 'TRITON_CACHE_DIR': str(tmp_path), 'TRITON_INTERPRET': '0'}
-    command = [sys.executable, str(script), '7', '23', '65']
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    kernels = [line.split('\t') for line in done.stdout.splitlines()]
+    kernels = compile_kernels('compiled_cascade.py', tmp_path, '7', '23', '65')
     assert len(kernels) == (3 + 2) * 2 * 2 * 2
     spilled = [kernel for kernel in kernels if kernel[6] != '0']
     assert not spilled
