@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-unit test-gpu test-reliability demo bench bench-gpu lint clean
+.PHONY: help install check test test-unit test-gpu test-reliability demo bench bench-gpu lint release clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -48,6 +48,7 @@ make bench                install what is missing, measure ours against the offi
                           the tables and pictures of docs/benchmarks.md; about five minutes on two cores
 make bench-gpu            the same for its GPU tables, on a machine with a CUDA device; hours
 make lint                 ruff and codespell
+make release              build wheel and source archive into dist/, check them, and try each in a fresh environment
 make install              only install
 make check                say what is installed, and what is wrong with it
 make clean                remove $(VENV) and everything else that was made here, except work_dirs
@@ -145,6 +146,10 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
+
+release: $(READY)
+	@$(PIP) --quiet build twine
+	@tools/misc/release.sh $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info mmlska/.mim .pytest_cache .ruff_cache

@@ -1,9 +1,11 @@
-"""Puts configs, tools and the model index where mim looks for them: into ``mmlska/.mim``.
+"""Puts configs, tools and the indices where mim looks for them: into ``mmlska/.mim``.
 
-The metadata stands in setup.cfg.
+The metadata stands in setup.cfg, except for the README as the package index shows it.
 """
 
+import configparser
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,8 +15,25 @@ from setuptools.command.develop import develop
 from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
-MIM_CONTENTS = ('configs', 'tools', 'model-index.yml')
+MIM_CONTENTS = ('configs', 'tools', 'model-index.yml', 'dataset-index.yml')
 NOT_SHIPPED = shutil.ignore_patterns('__pycache__', '*.py[cod]', '.*')
+
+
+LINK = re.compile(r'\]\((?!\w+:|#)([^)\s]+)\)')
+PICTURES = ('.png', '.jpg', '.svg')
+
+
+def read_long_description() -> str:
+    """Return the README with absolute links: the package index has no files beside it."""
+    metadata = configparser.RawConfigParser()
+    metadata.read(ROOT / 'setup.cfg', encoding='utf-8')
+    home = metadata['metadata']['url']
+
+    def absolute(match: re.Match[str]) -> str:
+        kind = 'raw' if match[1].endswith(PICTURES) else 'blob'
+        return f']({home}/{kind}/main/{match[1]})'
+
+    return LINK.sub(absolute, (ROOT / 'README.md').read_text(encoding='utf-8'))
 
 
 def copy_mim_contents(package: Path) -> None:
@@ -73,4 +92,7 @@ class PackSource(sdist):
         copy_mim_contents(Path(base_dir, 'mmlska'))
 
 
-setup(cmdclass={'build_py': BuildPackage, 'develop': LinkPackage, 'sdist': PackSource})
+setup(
+    long_description=read_long_description(),
+    cmdclass={'build_py': BuildPackage, 'develop': LinkPackage, 'sdist': PackSource},
+)

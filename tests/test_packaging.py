@@ -19,7 +19,8 @@ requirements = pytest.importorskip('packaging.requirements')
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUILT_FROM = (
-    *('setup.cfg', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml'),
+    *('setup.cfg', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md'),
+    *('model-index.yml', 'dataset-index.yml'),
     *('mmlska', 'configs', 'tools', 'benchmarks'),
 )
 LEAVINGS = ('build', 'mmlska.egg-info')
@@ -94,7 +95,7 @@ def expected_files(checkout):
         for path in files_below(checkout / name)
     }
     package = {f'mmlska/{path}' for path in files_below(checkout / 'mmlska')}
-    return package | mim | {'mmlska/.mim/model-index.yml'}
+    return package | mim | {'mmlska/.mim/model-index.yml', 'mmlska/.mim/dataset-index.yml'}
 
 
 def contents(wheel):
@@ -144,10 +145,13 @@ def test_wheel_alone_in_an_empty_environment(checkout, tmp_path):
         'onedl',
         'openmmlab',
         'pretrain',
+        'release',
     ]
     mim = Path(module).parent / '.mim'
     assert mim.is_relative_to(tmp_path / 'venv')
-    assert {path.name for path in mim.iterdir()} == {'configs', 'tools', 'model-index.yml'}
+    assert {path.name for path in mim.iterdir()} == {
+        *('configs', 'tools', 'model-index.yml', 'dataset-index.yml'),
+    }
 
     configs = run(python, '-m', 'mmlska', 'configs', cwd=tmp_path).split()
     assert len(configs) > 10
@@ -243,7 +247,7 @@ def test_constraints_pin_what_the_extras_ask_for(setup_cfg, python):
     # PyTorch, and Triton, whose version some builds of PyTorch dictate.
     free = {'torch', 'triton'}
     assert not free & set(chosen)
-    for extra in ('onedl', 'pretrain', 'export', 'demo', 'dev'):
+    for extra in ('onedl', 'pretrain', 'export', 'demo', 'release', 'dev'):
         for line in requirement_lines(setup_cfg['options.extras_require'][extra]):
             requirement = requirements.Requirement(line)
             if requirement.name not in free:
