@@ -1,4 +1,4 @@
-"""What an installed package must do: `make release` runs this with the Python of a fresh environment."""
+"""What an installed package must do; `make release` runs it in a fresh environment."""
 
 import subprocess
 import sys
