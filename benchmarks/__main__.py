@@ -194,7 +194,9 @@ def run_depthwise(args: argparse.Namespace) -> None:
     """PyTorch's own depth-wise convolutions on the maps of VAN-LSKA, one by one."""
     from mmengine.utils import track_iter_progress
 
-    from . import depthwise, report, timing
+    from mmlska.analysis import timing
+
+    from . import depthwise, report
 
     cases = depthwise.list_cases(
         args.arch, args.stage, args.batch_size, args.dtype, args.shape, args.kernel_size

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from mmlska.analysis import timing
 from mmlska.layers import decompose_kernel
 from mmlska.models import VAN
 
-from . import report, timing
+from . import report
 
 LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 COMPILED = 'compiled'

@@ -8,11 +8,12 @@ import torch
 from mmengine.utils import track_iter_progress
 from torch import nn
 
+from mmlska.analysis import timing
 from mmlska.analysis.complexity import count_macs, count_params
 from mmlska.layers.build import build_layer
 from mmlska.models import VAN, ContainerLight, ContextAggregation, GhostNetV2
 
-from . import report, timing
+from . import report
 from .layer_figures import draw_data_flows, draw_receptive_fields
 
 # Layers by name, with the side of what one output position sees, in positions of the map.

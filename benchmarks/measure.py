@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from mmlska.analysis import timing
+from mmlska.analysis.timing import Sample, Spread
 from mmlska.ops import Choice, record_choices, use_backend
 
-from . import timing
 from .settings import WHOLE_MODELS, Settings
 from .subjects import MapSubject, Tensors
-from .timing import Sample, Spread
 
 REFERENCE, AGAIN, OURS = 'plain', 'plain again', 'ours'
 COMPILED, OURS_COMPILED = 'plain compiled', 'ours compiled'

@@ -7,9 +7,10 @@ import torch
 from mmengine.utils import track_iter_progress
 from torch import nn
 
+from mmlska.analysis import timing
 from mmlska.models import VAN, ContainerLight, GhostNetV2
 
-from . import report, timing
+from . import report
 from .coco_results import evaluate, make_results
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {

@@ -4,9 +4,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from mmlska.analysis import timing
 from mmlska.shipped import nearest
 
-from . import report, timing
+from . import report
 from .measure import AGAIN, COMPILED, OURS, OURS_COMPILED, REFERENCE, Result, measure, measure_apart
 from .settings import Settings
 from .suites import COMMANDS, SUITES, Suite

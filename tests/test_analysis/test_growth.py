@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.layers import saved_bytes
-from benchmarks.timing import peak_bytes
 from mmlska.analysis.complexity import count_macs, count_params, meta_input
+from mmlska.analysis.timing import peak_bytes
 from mmlska.models import LSKA
 from mmlska.ops import use_backend
 

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks import timing
+from mmlska.analysis import timing
 
 
 @pytest.fixture

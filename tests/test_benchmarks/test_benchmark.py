@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import measure, report, run, suites, timing
+from benchmarks import measure, report, run, suites
 from benchmarks.measure import OURS, REFERENCE
 from benchmarks.settings import CASES, KINDS, OP_KINDS, Settings
 from benchmarks.subjects import MapSubject, depthwise_convs, randomize_norms
-from benchmarks.timing import Sample, Spread
+from mmlska.analysis import timing
+from mmlska.analysis.timing import Sample, Spread
 from mmlska.layers.build import build_layer
 from mmlska.ops import depthwise_cascade, record_choices, use_backend
 from mmlska.ops.depthwise_cascade import onednn

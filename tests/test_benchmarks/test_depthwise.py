@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import depthwise, timing
+from benchmarks import depthwise
+from mmlska.analysis import timing
 from mmlska.models import VAN
 
 
