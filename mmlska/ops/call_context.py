@@ -104,6 +104,15 @@ def is_autocast(device_type: str) -> bool:
     return torch.is_autocast_cpu_enabled() if device_type == 'cpu' else torch.is_autocast_enabled()
 
 
+def autocast_dtype(device_type: str) -> torch.dtype:
+    """The dtype that autocast gives the maps of convolutions on this type of device."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype(device_type)
+    # Before PyTorch 2.4, as above.
+    is_cpu = device_type == 'cpu'
+    return torch.get_autocast_cpu_dtype() if is_cpu else torch.get_autocast_gpu_dtype()
+
+
 def layout_of(x: torch.Tensor) -> torch.memory_format:
     """Memory format of what a layer makes of a map: contiguous, unless it is channels_last alone.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .call_context import layout_of
+from .call_context import autocast_dtype, layout_of
 
 EXIST = hasattr(torch.library, 'register_autograd')
 _LIBRARY = torch.library.Library('mmlska', 'FRAGMENT')
@@ -46,7 +46,7 @@ def cast_first(name: str) -> None:
 
 def as_autocast(x: torch.Tensor, device_type: str) -> torch.Tensor:
     """A map in the dtype that autocast, where it is on, gives the maps of a convolution."""
-    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device_type))
+    return x if x.dtype == torch.float64 else x.to(autocast_dtype(device_type))
 
 
 def empty_gradients(

@@ -30,19 +30,32 @@ def describe_forms() -> str:
     if reason:
         return f"{where}: PyTorch's own; no kernels in Triton, because {reason}"
     processor = measured.gpu(device)
-    operations = measured.measured_operations(processor)
+    operations, table = measured.measured_operations(processor), _describe_table(processor)
     if not operations:
         return (
-            f"{where}: PyTorch's own; the kernels in Triton work, but were not measured on "
-            f'{processor}: {ENVIRONMENT_VARIABLE}=triton takes them'
+            f"{where}: PyTorch's own; the kernels in Triton work, but were not measured to be "
+            f'faster on {processor} ({table}): `python -m mmlska tune` measures them, '
+            f'{ENVIRONMENT_VARIABLE}=triton takes them'
         )
-    return f'{where}: kernels in Triton for {", ".join(operations)}; small maps by PyTorch'
+    return (
+        f'{where}: kernels in Triton for {", ".join(operations)}; small maps by PyTorch ({table})'
+    )
 
 
 def _describe_cpu() -> str:
     processor = measured.cpu()
     if not torch.backends.mkldnn.is_available():
         return 'on the CPU: as PyTorch does, which has no oneDNN here'
+    faster = 'rearranged for oneDNN where that is faster'
     if not measured.measured_operations(processor):
-        return f'on the CPU: as PyTorch does; nothing was measured on {processor}'
-    return f'on the CPU: rearranged for oneDNN in float32 where measured on {processor}'
+        faster = 'as PyTorch does; nothing was measured to be faster'
+    return f'on the CPU: {faster} on {processor} ({_describe_table(processor)})'
+
+
+def _describe_table(processor: str) -> str:
+    """Which table says what is faster on a processor of this machine."""
+    own = measured.tuned_rows(processor).values()
+    if not own:
+        return 'by the shipped table'
+    date, source = next((row.date, row.source) for row in own)
+    return f'by the table that `python -m mmlska tune` wrote on {date}: {source}'

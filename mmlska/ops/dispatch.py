@@ -27,9 +27,9 @@ from .depthwise_cascade import triton_op as cascade_triton_op
 from .depthwise_gelu import reference as gelu_reference
 from .depthwise_gelu import triton_op as gelu_triton_op
 from .form import FastForm, Form, Signature
-from .measured import SMALLEST
+from .measured import smallest
 from .trial import why_failed
-from .triton_support import triton_is_usable, why_slower
+from .triton_support import dtype_in_use, triton_is_usable, why_slower
 
 logger = logging.getLogger('mmlska')
 
@@ -62,7 +62,6 @@ CASCADE = Operation(
 CONV_GELU = Operation('depthwise_gelu', gelu_reference, {'triton': gelu_triton_op})
 BACKENDS = ('auto', 'plain', *CASCADE.fast)
 ENVIRONMENT_VARIABLE = 'MMLSKA_OPS'
-TOO_SMALL = f'the map has less than {SMALLEST} elements'
 
 
 class Choice(NamedTuple):
@@ -272,12 +271,12 @@ def _choose_eagerly(
     if reason:
         return 'plain', reason
     # What excludes most calls stands first: on small maps the choice itself takes time.
-    if x.numel() < SMALLEST:
-        return 'plain', TOO_SMALL
+    if x.numel() < smallest():
+        return 'plain', f'the map has less than {smallest()} elements'
     faster, reason = faster_forms(
         operation,
         x.device,
-        x.dtype,
+        dtype_in_use(x),
         x.shape,
         layout_of(x),
         tuple([weight.shape for weight in weights]),
@@ -339,7 +338,7 @@ def faster_forms(
     Args:
         operation (Operation): What is computed.
         device (torch.device): Device of the map.
-        dtype (torch.dtype): Its dtype.
+        dtype (torch.dtype): The dtype in which it is computed.
         shape (torch.Size): Its shape ``(N, C, H, W)``.
         layout (torch.memory_format): Its memory format.
         weights (tuple[torch.Size, ...]): Shapes ``(C, 1, kh, kw)`` of the kernels.
@@ -373,7 +372,8 @@ def _choose_for_compiler(
     if backend not in ('auto', 'triton'):
         return operation.reference
     training = needs_gradients(x, *weights, *biases)
-    if backend == 'auto' and why_slower(operation.name, x.device, None, training):
+    call = operation.name, x.device, None, training, dtype_in_use(x)
+    if backend == 'auto' and why_slower(*call):
         return operation.reference
     if is_exporting():
         reason = "an exported program holds PyTorch's operators alone"

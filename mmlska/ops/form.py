@@ -11,7 +11,7 @@ class Signature(NamedTuple):
 
     Attributes:
         device: Device of the map.
-        dtype: Its dtype.
+        dtype: The dtype in which it is computed, on a GPU under autocast another than its own.
         shape: Its shape ``(N, C, H, W)``.
         layout: Its memory format.
         kernels: Height and width of each kernel.

@@ -82,8 +82,8 @@ def _why_not_for_triton(x: torch.Tensor, backend: str) -> str:
         return f'the backend is {backend!r}'
     reason = ''
     if backend == 'auto':
-        training = needs_gradients(x)
-        reason = triton_support.why_slower('depthwise_cascade', x.device, x.numel(), training)
+        call = x.device, x.numel(), needs_gradients(x), triton_support.dtype_in_use(x)
+        reason = triton_support.why_slower('depthwise_cascade', *call)
     return reason or why_failed(x.device)
 
 
@@ -95,7 +95,7 @@ def _is_faster_compiled(x: torch.Tensor, device_type: str | None) -> bool:
         return False
     backend = chosen_backend()
     if backend == 'auto':
-        training = needs_gradients(x)
-        if triton_support.why_slower('depthwise_cascade', x.device, None, training):
+        call = x.device, None, needs_gradients(x), triton_support.dtype_in_use(x)
+        if triton_support.why_slower('depthwise_cascade', *call):
             return False
     return backend in ('auto', 'triton') and not why_failed(x.device)

@@ -14,7 +14,7 @@ import torch
 
 from . import measured
 from .argument_checks import why_apart
-from .call_context import constant_when_compiled, is_autocast
+from .call_context import autocast_dtype, constant_when_compiled, is_autocast
 
 OLDEST_TORCH = (2, 7)  # the first that brings a Triton which compiles the kernels
 OLDEST_TRITON = (3, 3)  # before, an empty tuple is no value inside a kernel
@@ -43,8 +43,21 @@ def why_not(
     return why_apart(x, weights, biases, DTYPES, parameter_dtypes)
 
 
+def dtype_in_use(x: torch.Tensor) -> torch.dtype:
+    """The dtype in which a map on a GPU is computed: under autocast that of its convolutions."""
+    if x.device.type != 'cuda' or x.dtype == torch.float64 or not is_autocast('cuda'):
+        return x.dtype
+    return autocast_dtype('cuda')
+
+
 @constant_when_compiled
-def why_slower(operation: str, device: torch.device, elements: int | None, training: bool) -> str:
+def why_slower(
+    operation: str,
+    device: torch.device,
+    elements: int | None,
+    training: bool,
+    dtype: torch.dtype,
+) -> str:
     """Why kernels are not measured to be faster on a device; '' if they are.
 
     Args:
@@ -53,10 +66,12 @@ def why_slower(operation: str, device: torch.device, elements: int | None, train
         elements (int | None): Elements of the map. None if a compiler asks, to which a size may be
             a symbol, and for which one graph is to serve maps of all sizes.
         training (bool): Whether autograd records the call.
+        dtype (torch.dtype): Dtype in which the map is computed, see :func:`dtype_in_use`.
     """
     if device.type != 'cuda':
         return 'the map is not on a GPU'
-    key = measured.Key(measured.gpu(device), operation, training)
+    name = measured.name_of(dtype)
+    key = measured.Key(measured.gpu(device), operation, training, dtype=name)
     return measured.why_slower(key, sys.maxsize if elements is None else elements)
 
 

@@ -30,14 +30,17 @@ def test_a_gpu_whose_kernels_were_measured(fake_gpu, monkeypatch):
     monkeypatch.setitem(measured.TABLE, key, measured.Row(2**20, '', ''))
     text = describe_forms()
     assert text.startswith('on the GPU (Tesla): kernels in Triton for ')
-    assert 'depthwise_gelu' in text and text.endswith('small maps by PyTorch')
+    assert 'depthwise_gelu; small maps by PyTorch (by the shipped table)' in text
 
 
 def test_a_gpu_whose_kernels_were_not_measured(fake_gpu, monkeypatch):
     monkeypatch.setattr(measured, 'TABLE', {})
     text = describe_forms()
     assert text.startswith("on the GPU (Tesla): PyTorch's own")
-    assert 'not measured on compute capability 9.0' in text and 'MMLSKA_OPS=triton' in text
+    assert (
+        'not measured to be faster on compute capability 9.0' in text
+        and 'MMLSKA_OPS=triton' in text
+    )
 
 
 def test_a_gpu_without_says_why(fake_gpu):
@@ -61,13 +64,23 @@ def test_a_gpu_whose_kernels_are_asked_for_by_name(fake_gpu, monkeypatch):
 
 @pytest.mark.parametrize(
     ('processor', 'text'),
-    [('GenuineIntel', 'where measured on GenuineIntel'), ('aarch64', 'nothing was measured')],
+    [('GenuineIntel', 'where that is faster on GenuineIntel'), ('aarch64', 'nothing was measured')],
 )
 def test_no_gpu(monkeypatch, processor, text):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: True)
     monkeypatch.setattr(measured, 'cpu', lambda: processor)
     assert describe_forms().startswith('on the CPU: ') and text in describe_forms()
+    assert '(by the shipped table)' in describe_forms()
+
+
+def test_a_table_of_this_machine_is_named_with_its_date_and_file(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: True)
+    row = measured.Row(2**14, '2026-11-26', '/cache/tuned.json')
+    key = measured.Key(measured.cpu(), 'depthwise_cascade', True, 'short dilated')
+    monkeypatch.setattr(measured, 'tuned_rows', lambda processor: {key: row})
+    assert 'wrote on 2026-11-26: /cache/tuned.json)' in describe_forms()
 
 
 def test_the_environment_decides_and_is_checked(monkeypatch):

@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -83,19 +84,40 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize('operation', ['depthwise_cascade', 'depthwise_gelu'])
 def test_on_a_gpu_that_was_not_measured_nothing_is_faster(gpu, operation, elements):
     for training in (False, True):
-        reason = triton_support.why_slower(operation, gpu, elements, training)
-        assert reason == 'it was not measured to be faster on compute capability 9.0'
+        reason = triton_support.why_slower(operation, gpu, elements, training, torch.float16)
+        assert reason == 'it was not measured to be faster on compute capability 9.0 in float16'
 
 
-def test_a_row_holds_for_its_operation_its_pass_and_its_sizes(gpu):
-    key = measured.Key('compute capability 9.0', 'depthwise_cascade', True)
+def test_a_row_holds_for_its_operation_its_pass_its_dtype_and_its_sizes(gpu):
+    half = torch.bfloat16
+    key = measured.Key('compute capability 9.0', 'depthwise_cascade', True, dtype='bfloat16')
     measured.TABLE[key] = measured.Row(2**20, '', '')
     why_slower = triton_support.why_slower
-    assert not why_slower('depthwise_cascade', gpu, 2**20, True)
-    assert not why_slower('depthwise_cascade', gpu, None, True)
-    assert 'less than 1048576' in why_slower('depthwise_cascade', gpu, 2**20 - 1, True)
-    assert 'not measured' in why_slower('depthwise_cascade', gpu, 2**20, False)
-    assert 'not measured' in why_slower('depthwise_gelu', gpu, 2**20, True)
+    assert not why_slower('depthwise_cascade', gpu, 2**20, True, half)
+    assert not why_slower('depthwise_cascade', gpu, None, True, half)
+    assert 'less than 1048576' in why_slower('depthwise_cascade', gpu, 2**20 - 1, True, half)
+    assert 'not measured' in why_slower('depthwise_cascade', gpu, 2**20, False, half)
+    assert 'not measured' in why_slower('depthwise_cascade', gpu, 2**20, True, torch.float32)
+    assert 'not measured' in why_slower('depthwise_gelu', gpu, 2**20, True, half)
+
+
+@pytest.mark.parametrize(
+    ('device', 'dtype', 'expected'),
+    [
+        ('cuda', torch.float32, torch.bfloat16),
+        ('cuda', torch.float64, torch.float64),
+        ('cpu', torch.float32, torch.float32),
+    ],
+)
+def test_under_autocast_a_map_on_a_gpu_counts_as_what_it_is_cast_to(device, dtype, expected):
+    x = SimpleNamespace(device=torch.device(device), dtype=dtype)
+    with (
+        patch.object(triton_support, 'is_autocast', lambda device_type: True),
+        patch.object(triton_support, 'autocast_dtype', lambda device_type: torch.bfloat16),
+    ):
+        assert triton_support.dtype_in_use(x) == expected
+    with patch.object(triton_support, 'is_autocast', lambda device_type: False):
+        assert triton_support.dtype_in_use(x) == dtype
 
 
 def test_other_accelerators_have_none(monkeypatch):

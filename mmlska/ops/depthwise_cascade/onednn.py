@@ -65,9 +65,7 @@ def why_not_measured(
     operation: str, dtype: torch.dtype, training: bool, elements: int, case: str = ''
 ) -> str:
     """What differs from all that was measured on a CPU, see :mod:`mmlska.ops.measured`."""
-    if dtype != torch.float32:
-        return 'it was measured in float32 only'
-    key = measured.Key(measured.cpu(), operation, training, case)
+    key = measured.Key(measured.cpu(), operation, training, case, measured.name_of(dtype))
     reason = measured.why_slower(key, elements)
     if reason:
         return reason

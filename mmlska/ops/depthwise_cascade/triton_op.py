@@ -38,7 +38,9 @@ def why_not(
 def why_slower(call: Signature) -> str:
     """Why this form is not measured to be faster; '' if it is."""
     elements = math.prod(call.shape)
-    return triton_support.why_slower('depthwise_cascade', call.device, elements, call.training)
+    return triton_support.why_slower(
+        'depthwise_cascade', call.device, elements, call.training, call.dtype
+    )
 
 
 def run(
