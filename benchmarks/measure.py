@@ -146,12 +146,12 @@ def in_backend(name: str, run: Callable[[], object]) -> Callable[[], object]:
 
 
 def name_forms(choices: Iterable[Choice]) -> list[str]:
-    """Which forms computed the operations, in which layout, and whether FFNs ran by bands."""
+    """Which forms computed the convolutions, in which layout, and whether FFNs ran by bands."""
     names = set()
     for choice in choices:
         if choice.operation == 'in_bands':
             names |= {'bands'} & {choice.form}
-        elif choice.operation != 'in_fast_layout':
+        elif choice.operation.startswith('depthwise'):
             names.add(choice.form + ' (channels_last)' * (choice.layout == 'channels_last'))
     return sorted(names)
 

@@ -16,7 +16,7 @@ from .dispatch import (
 from .kernel_decomposition import decompose_kernel
 from .memory_layout import in_fast_layout
 from .onednn_defect import in_right_layout
-from .residual import add_scaled
+from .residual.choice import add_scaled
 from .row_bands import in_bands
 
 __all__ = [

@@ -68,9 +68,11 @@ class Choice(NamedTuple):
     """What was chosen for one call, see :func:`record_choices`.
 
     Attributes:
-        operation: 'depthwise_cascade', 'depthwise_gelu', 'in_fast_layout' or 'in_bands'.
-        form: The backend whose form ran, 'plain' for the reference; of 'in_fast_layout'
-            'channels_last' or 'unchanged', of 'in_bands' 'bands' or 'whole'.
+        operation: 'depthwise_cascade', 'depthwise_gelu', 'add_scaled', 'in_fast_layout' or
+            'in_bands'.
+        form: The backend whose form ran, 'plain' for the reference; of 'add_scaled' also
+            'one_pass', in inference; of 'in_fast_layout' 'channels_last' or 'unchanged', of
+            'in_bands' 'bands' or 'whole'.
         shape: Shape of the map.
         dtype: Its dtype.
         layout: Its layout, 'channels_last' or 'contiguous'.

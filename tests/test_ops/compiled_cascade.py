@@ -9,18 +9,14 @@ import re
 import sys
 
 import torch
-import triton
 from cascades import shapes
-from compiled_gelu import NAMES, resources
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from compiling import NAMES, compile_kernel, resources
 
 from mmlska.ops.depthwise_cascade import triton_kernels
 from mmlska.ops.depthwise_cascade.schedule import plan
 
 MAPS = ('x', 'y', 'g', 'gx')
 PARAMETERS = ('w1', 'b1', 'w2', 'b2', 'wa', 'ba')
-NOT_SPECIALIZED = ('num_lines', 'lines', 'length', 'segment')
 
 
 def constants_of(kernel, march, dtype):
@@ -47,21 +43,10 @@ def constants_of(kernel, march, dtype):
     )
 
 
-def compile_kernel(kernel, march, dtype, capability):
+def compile_march(kernel, march, dtype, capability):
+    types = dict.fromkeys((*PARAMETERS, 'partial'), torch.float32) | dict.fromkeys(MAPS, dtype)
     constants = constants_of(kernel, march, dtype)
-    signature, attributes = {}, {}
-    for place, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name] = 'constexpr'
-            continue
-        is_map, is_sum = name in MAPS, name in (*PARAMETERS, 'partial')
-        signature[name] = f'*{NAMES[dtype]}' if is_map else '*fp32' if is_sum else 'i32'
-        if name not in NOT_SPECIALIZED:
-            attributes[(place,)] = [['tt.divisibility', 16]]
-    constants = {name: constants[name] for name in signature if name in constants}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    target = GPUTarget('cuda', capability, 32)
-    return triton.compile(source, target=target, options=triton_kernels.OPTIONS)
+    return compile_kernel(kernel, types, constants, capability, triton_kernels.OPTIONS)
 
 
 def narrow_loads(compiled):
@@ -76,7 +61,7 @@ def main(kernel_sizes):
                 for i, march in enumerate(plan(*shapes('LSKA', kernel_size))):
                     for name in ('_march_kernel', '_march_back_kernel'):
                         kernel = getattr(triton_kernels, name)
-                        compiled = compile_kernel(kernel, march, dtype, capability)
+                        compiled = compile_march(kernel, march, dtype, capability)
                         labels = capability, NAMES[dtype], kernel_size, i, name
                         found = *resources(compiled), narrow_loads(compiled)
                         print(*labels, *found, sep='\t')

@@ -166,18 +166,28 @@ class VANBlock(nn.Module):
         branch = self.after_ffn(self.mlp(self.norm2(x)))
         return self._add(x, branch, self.layer_scale_2)
 
-    def _must_drop_path(self) -> bool:
-        """Whether the module that drops paths does something, or something waits for its call."""
-        is_known = type(self.drop_path) in (DropPath, nn.Identity)
-        return not is_known or self.drop_path.training or is_watched(self.drop_path)
-
     def _add(
         self, x: torch.Tensor, branch: torch.Tensor, scale: torch.Tensor | None
     ) -> torch.Tensor:
         """``x + drop_path(scale * branch)``."""
-        if scale is None or self._must_drop_path():
+        if scale is None or self._must_see_the_branch():
             return x + self.drop_path(scale_channels(branch, scale))
-        return add_scaled(x, branch, scale)
+        return add_scaled(x, branch, scale, self._draw(branch, scale))
+
+    def _must_see_the_branch(self) -> bool:
+        """Whether the module that drops paths is not a known one, or something waits for it."""
+        return type(self.drop_path) not in (DropPath, nn.Identity) or is_watched(self.drop_path)
+
+    def _draw(self, branch: torch.Tensor, scale: torch.Tensor) -> torch.Tensor | None:
+        """What drop path multiplies each image with, ``(N, 1, 1, 1)``; None if it drops nothing.
+
+        The module itself draws it, of the dtype that the scaled branch would have: the same random
+        numbers as if it saw the branch.
+        """
+        if isinstance(self.drop_path, nn.Identity) or not self.drop_path.training:
+            return None
+        dtype = torch.result_type(branch, scale)
+        return self.drop_path(branch.new_ones((branch.shape[0], 1, 1, 1), dtype=dtype))
 
 
 def scale_channels(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:

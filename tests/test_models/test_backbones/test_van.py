@@ -1,3 +1,4 @@
+import copy
 import inspect
 import io
 import math
@@ -9,6 +10,7 @@ from torch import nn
 from torch_versions import compiles
 
 from mmlska.models import VAN
+from mmlska.models.backbones.van import VANBlock
 from mmlska.ops import use_backend
 
 NANO = dict(embed_dims=[8, 12, 16, 20], depths=[1, 1, 2, 1], ffn_ratios=[2, 2, 2, 2])
@@ -182,6 +184,67 @@ def test_drop_path_grows_linearly_over_the_blocks():
 def test_drop_path_is_the_same_whether_or_not_the_last_stages_are_built():
     part = nano(drop_path_rate=0.2, out_indices=(0, 1))
     assert part.blocks2[0].drop_path.drop_prob == pytest.approx(0.05)
+
+
+def in_the_official_order(block, x, branch, scale):
+    """The residual sum of a block as the official code has it: every step a pass of its own."""
+    return x + block.drop_path(scale[:, None, None] * branch)
+
+
+def train(model, monkeypatch, official, steps, images, **autocast):
+    """Losses of some steps, the gradients of the last one, and the next random number."""
+    model = copy.deepcopy(model).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    torch.manual_seed(4)
+    losses = []
+    with monkeypatch.context() as patch:
+        if official:
+            patch.setattr(VANBlock, '_add', in_the_official_order)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            with torch.autocast('cpu', torch.bfloat16, **autocast):
+                outs = model(images)
+            loss = sum(out.square().mean() for out in outs)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+    return torch.stack(losses), [p.grad for p in model.parameters()], torch.rand(4)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_layer_scale_drop_path_and_sum_in_one_are_those_of_the_official_order(with_cp, monkeypatch):
+    torch.manual_seed(0)
+    model = nano(drop_path_rate=0.5, layer_scale_init_value=0.5, with_cp=with_cp).double()
+    images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    runs = [train(model, monkeypatch, order, 2, images, enabled=False) for order in (False, True)]
+    (losses, grads, after), (wanted, wanted_grads, wanted_after) = runs
+    # Nothing that is drawn later knows the difference, so that seeds and resumed runs repeat.
+    assert torch.equal(after, wanted_after)
+    torch.testing.assert_close(losses, wanted, rtol=1e-12, atol=0)
+    for grad, expected in zip(grads, wanted_grads, strict=True):
+        torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-13)
+
+
+def test_under_autocast_losses_are_those_of_the_official_order_within_the_noise(monkeypatch):
+    torch.manual_seed(0)
+    model = nano(drop_path_rate=0.2)
+    images = torch.randn(4, 3, 64, 64)
+    exact, *_ = train(model, monkeypatch, True, 4, images, enabled=False)
+    official, *_ = train(model, monkeypatch, True, 4, images)
+    found, *_ = train(model, monkeypatch, False, 4, images)
+    noise = (official - exact).norm()
+    assert noise > 0
+    assert (found - official).norm() <= 0.5 * noise
+    assert (found - exact).norm() <= 1.5 * noise
+
+
+def test_under_autocast_the_residual_stream_is_of_float32():
+    model, dtypes = nano(drop_path_rate=0.2).train(), []
+    for block in model.blocks1:
+        block.register_forward_hook(lambda block, inputs, out: dtypes.append(out.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        model(torch.randn(2, 3, 64, 64))
+    assert dtypes and set(dtypes) == {torch.float32}
 
 
 @torch.no_grad()
