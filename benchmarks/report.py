@@ -10,23 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 
 
 def table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table.
+    """A Markdown table, in columns of even width.
 
     Args:
         columns: Alignment of each column, 'left' or 'right', by its title.
         rows: Cells; those that a row lacks at its end stay empty.
     """
-    return tabulate(
-        [[*row, *[''] * (len(columns) - len(row))] for row in rows],
-        list(columns),
-        tablefmt='pipe',
-        colalign=list(columns.values()),
-        disable_numparse=True,
-    )
+    # Written out, since a GPU machine has PyTorch and Triton but seldom a library of tables.
+    lines = [list(columns), *([*row, *[''] * (len(columns) - len(row))] for row in rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    pads = [str.ljust if side == 'left' else str.rjust for side in columns.values()]
+    cells = [[pad(*cell) for pad, *cell in zip(pads, line, widths, strict=True)] for line in lines]
+    rule = [pad(':', width, '-') for pad, width in zip(pads, widths, strict=True)]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in (cells[0], rule, *cells[1:]))
 
 
 def number(value: float) -> str:

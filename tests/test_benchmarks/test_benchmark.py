@@ -498,6 +498,16 @@ def test_tables_are_chosen_by_words_in_their_title_and_without_compiling():
     assert cases and not any(one.compile for one in cases)
 
 
+def test_a_table_is_even_and_fills_short_rows_up():
+    text = report.table({'case': 'left', 'times faster': 'right'}, [['a', '2.5'], ['long']])
+    assert text.splitlines() == [
+        '| case | times faster |',
+        '| :--- | -----------: |',
+        '| a    |          2.5 |',
+        '| long |              |',
+    ]
+
+
 def test_the_document_has_a_part_for_each_suite_that_is_documented():
     for name in ('cpu', 'gpu'):
         report.check_markers(DOCS, name)

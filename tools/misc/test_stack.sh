@@ -49,7 +49,7 @@ install_onedl() {
 
 install_onedl_oldest() {
     pip 'setuptools<70' wheel
-    pip torch==2.4.1 'numpy<2.3' safetensors pytest hypothesis tabulate onedl-mmengine==0.10.12
+    pip torch==2.4.1 'numpy<2.3' safetensors pytest hypothesis onedl-mmengine==0.10.12
     # It asks for the original mmengine, which would overwrite the maintained one.
     pip --no-deps mmcv-lite==2.2.0
 }
@@ -59,7 +59,7 @@ install_openmmlab() {
     pip torch==2.1.2 'numpy<2'
     # mmcv compiles against the torch that is installed, by the setuptools that is.
     pip --no-build-isolation --editable '.[openmmlab]' mmcv==2.1.0 mmengine==0.10.7 mmdet==3.3.0 \
-        mmsegmentation==1.2.2 pytest hypothesis tabulate
+        mmsegmentation==1.2.2 pytest hypothesis
 }
 
 install_torch_only() {
