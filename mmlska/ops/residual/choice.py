@@ -64,7 +64,8 @@ def _choose(
     if not needs_gradients(x, branch, scale, mask):
         return 'one_pass', ''
     if backend == 'auto':
-        reason = triton_support.why_slower('add_scaled', x.device, x.numel(), True)
+        call = x.device, x.numel(), True, branch.dtype
+        reason = triton_support.why_slower('add_scaled', *call)
     elif backend != 'triton':
         reason = 'there is no such form of it'
     reason = reason or triton_op.why_not(x, branch, scale, mask) or why_failed(x.device)
