@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-unit test-gpu test-reliability demo bench bench-gpu lint release clean
+.PHONY: help install check test test-unit test-gpu test-reliability demo bench bench-gpu lint docs release clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,6 +15,7 @@ TASK ?= detection
 BACKBONE ?= van-lska
 ATTENTION ?= none
 PYTEST_ARGS ?=
+DOCS ?= html
 BENCH_DATA ?= $(wildcard ../shared/data/coco_mini)
 MAX_JOBS ?= $(shell nproc)
 export MAX_JOBS
@@ -48,6 +49,7 @@ make bench                install what is missing, measure ours against the offi
                           the tables and pictures of docs/benchmarks.md; about five minutes on two cores
 make bench-gpu            the same for its GPU tables, on a machine with a CUDA device; hours
 make lint                 ruff and codespell
+make docs                 build the documentation into work_dirs/docs; DOCS=linkcheck follows its links to other sites
 make release              build wheel and source archive into dist/, check them, and try each in a fresh environment
 make install              only install
 make check                say what is installed, and what is wrong with it
@@ -83,7 +85,7 @@ $(READY): | $(BIN)/python
 		|| { tail -n 30 $(BUILD_LOG) >&2; $(call fail,$(MMCV_HINT)); }
 	$(say) 'Installing mmengine, mmdet, mmseg, mmlska and the development tools'
 	@# setuptools warns about every editable installation.
-	@PYTHONWARNINGS=ignore $(PIP) --quiet --editable '.[onedl,demo,dev]' || $(call fail,$(NETWORK_HINT))
+	@PYTHONWARNINGS=ignore $(PIP) --quiet --editable '.[onedl,demo,dev,docs]' || $(call fail,$(NETWORK_HINT))
 	@# Two of the packages above ask for two builds of OpenCV, which overwrite each other. The last one stays, and only the
 	@# headless one works on a machine without libGL.
 	@$(PIP) --quiet --force-reinstall --no-deps opencv-python-headless || $(call fail,$(NETWORK_HINT))
@@ -146,6 +148,10 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
+
+docs: $(READY)
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder $(DOCS) docs work_dirs/docs/$(DOCS)
+	$(say) 'It is in work_dirs/docs/$(DOCS)'
 
 release: $(READY)
 	@$(PIP) --quiet build twine

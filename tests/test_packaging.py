@@ -140,6 +140,7 @@ def test_wheel_alone_in_an_empty_environment(checkout, tmp_path):
         'coco',
         'demo',
         'dev',
+        'docs',
         'export',
         'mim',
         'onedl',
@@ -247,7 +248,7 @@ def test_constraints_pin_what_the_extras_ask_for(setup_cfg, python):
     # PyTorch, and Triton, whose version some builds of PyTorch dictate.
     free = {'torch', 'triton'}
     assert not free & set(chosen)
-    for extra in ('onedl', 'pretrain', 'export', 'demo', 'release', 'dev'):
+    for extra in ('onedl', 'pretrain', 'export', 'demo', 'docs', 'release', 'dev'):
         for line in requirement_lines(setup_cfg['options.extras_require'][extra]):
             requirement = requirements.Requirement(line)
             if requirement.name not in free:

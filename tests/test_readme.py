@@ -25,7 +25,7 @@ from mmlska.models import VAN
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = [ROOT / 'README.md', ROOT / 'README_zh-CN.md']
-READMES = [*TOP, *sorted(ROOT.glob('configs/*/README.md')), *sorted(ROOT.glob('docs/*.md'))]
+READMES = [*TOP, *sorted(ROOT.glob('configs/*/README.md')), *sorted(ROOT.glob('docs/**/*.md'))]
 # Both READMEs hold the same code, which a test tells; it runs once.
 SOURCES = [path for path in READMES if path != TOP[1]]
 
@@ -136,7 +136,9 @@ def train_a_step(cfg: Config) -> nn.Module:
 
 def save_trained(cfg: Config) -> None:
     """Write the checkpoint that a config starts from: one of the model that its base builds."""
-    base = Config.fromfile(re.search("_base_ = '(.+)'", Path(cfg.filename).read_text())[1])
+    bases = re.search(r"_base_ = \[?'(.+?)'", Path(cfg.filename).read_text())
+    Path('base.py').write_text(f"_base_ = '{bases[1]}'")  # it may be in another package
+    base = Config.fromfile('base.py')
     torch.save(dict(state_dict=build(base).state_dict()), cfg.load_from)
 
 
@@ -217,6 +219,8 @@ def test_the_programs_of_the_documents_run(user):
 # Shell
 
 
+# A config of the reader's own.
+OF_THE_USER = ('CONFIG', 'mine.py')
 ANY_CONFIG = 'configs/van_lska/mask-rcnn_van-lska-tiny_fpn_1x_coco.py'
 
 
@@ -240,7 +244,7 @@ def trainings() -> list:
     for snippet in all_of('shell'):
         for program, *words in commands(snippet):
             if program == 'python' and words[0] == 'tools/train.py':
-                words = [ANY_CONFIG if word == 'CONFIG' else word for word in words[1:]]
+                words = [ANY_CONFIG if word in OF_THE_USER else word for word in words[1:]]
                 found.setdefault(tuple(words), str(snippet))
     return [pytest.param(words, id=f'{source} {words[0]}') for words, source in found.items()]
 

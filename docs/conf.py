@@ -1,0 +1,131 @@
+"""Settings of the documentation; `make docs` builds it.
+
+On the site a line that is nothing but a link to a section of the README becomes that section, so
+that a text stands in one place; on a hosting page it stays the link. Links to files outside this
+folder lead to the repository.
+"""
+
+import configparser
+import re
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+import mmlska
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+METADATA = configparser.RawConfigParser()
+METADATA.read(ROOT / 'setup.cfg', encoding='utf-8')
+HOME = METADATA['metadata']['url']
+
+project = 'mmlska'
+author = METADATA['metadata']['author']
+copyright = f'{author}, Apache-2.0'
+version = release = mmlska.__version__
+
+extensions = [
+    'myst_parser',
+    'sphinx.ext.autodoc',
+    'sphinx.ext.napoleon',
+    'sphinx.ext.viewcode',
+    'sphinx_copybutton',
+]
+exclude_patterns = ['_build']
+myst_heading_anchors = 4
+myst_enable_extensions = ['dollarmath']
+copybutton_exclude = '.linenos, .gp'
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'description'
+autodoc_typehints_description_target = 'documented'
+autodoc_default_options = {'members': True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+linkcheck_ignore = [rf'{HOME}/security']
+
+html_math_renderer = 'mathml'
+html_theme = 'furo'
+html_static_path = ['_static']
+html_css_files = ['site.css']
+html_title = f'mmlska {version}'
+html_theme_options = {
+    'source_repository': f'{HOME}/',
+    'source_branch': 'main',
+    'source_directory': 'docs/',
+}
+
+HEADING_AT_END = re.compile(r'^#+ .*\s+\Z', re.M)
+SECTION_LINK = re.compile(r'^\[[^\]\n]+\]\(([./]*README[\w-]*\.md)#([^)\n]+)\)$', re.M)
+LINK = re.compile(r'(\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(\))')
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that a hosting page gives to a heading."""
+    return re.sub(r'[^\w\- ]', '', heading.lower()).strip().replace(' ', '-')
+
+
+def read_section(readme: Path, anchor: str) -> str:
+    """Return a section of the README, whose first line is its heading.
+
+    Raises:
+        ValueError: If there is no such section.
+    """
+    sections = re.split(r'^(?=## )', readme.read_text(encoding='utf-8'), flags=re.M)
+    for section in sections:
+        heading, _, _ = section.partition('\n')
+        if slug(heading.removeprefix('## ')) == anchor:
+            # Sections that it names stand on this page or on the hosting page: the latter has all.
+            return section.replace('](#', f']({HOME}/blob/main/{readme.name}#')
+    raise ValueError(f'{readme.name} has no section #{anchor}')
+
+
+def link_from(page: Path, text: str, folder: Path) -> str:
+    """Turn links that are relative to ``folder`` into those of a page in this folder."""
+
+    def turn(match: re.Match[str]) -> str:
+        start, target, anchor, end = match.groups(default='')
+        path = (folder / target).resolve()
+        if path.is_relative_to(DOCS):
+            return f'{start}{relative(path, page.parent)}{anchor}{end}'
+        return f'{start}{HOME}/blob/main/{path.relative_to(ROOT)}{anchor}{end}'
+
+    return LINK.sub(turn, text)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return ``path`` as seen from ``folder``; either lies below the documentation."""
+    up = len(folder.relative_to(DOCS).parts)
+    return '../' * up + path.relative_to(DOCS).as_posix()
+
+
+def complete_page(app, docname: str, source: list[str]) -> None:
+    """Put sections of the README in, and turn links that leave the documentation."""
+    page = Path(app.env.doc2path(docname))
+    text = source[0]
+    pieces, start = [], 0
+    for match in SECTION_LINK.finditer(text):
+        readme = (page.parent / match[1]).resolve()
+        pieces.append(link_from(page, text[start : match.start()], page.parent))
+        section = read_section(readme, match[2])
+        if HEADING_AT_END.search(text[: match.start()]):
+            _, _, section = section.partition('\n')
+        pieces.append(link_from(page, section, ROOT))
+        start = match.end()
+    pieces.append(link_from(page, text[start:], page.parent))
+    source[0] = ''.join(pieces)
+
+
+def write_formula(writer, node: nodes.math | nodes.math_block) -> None:
+    """Write MathML, which browsers draw by themselves: a page needs no script from elsewhere."""
+    display = 'block' if isinstance(node, nodes.math_block) else 'inline'
+    writer.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def setup(app) -> None:
+    """Register the completion of pages and the way to write formulas."""
+    visit = (write_formula, None)
+    app.add_html_math_renderer('mathml', inline_renderers=visit, block_renderers=visit)
+    app.connect('source-read', complete_page)
