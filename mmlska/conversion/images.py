@@ -52,15 +52,18 @@ def read_images(
     return list(torch.stack(images).split(BATCH_SIZE))
 
 
-def random_images(size: int = 224, number: int = 8, seed: int = 0) -> list[torch.Tensor]:
-    """Batches ``(N, 3, size, size)`` of noise, the same for the same seed.
+def random_images(
+    size: int = 224, number: int = 8, seed: int = 0, channels: int = 3
+) -> list[torch.Tensor]:
+    """Batches ``(N, channels, size, size)`` of noise, the same for the same seed.
 
     Raises:
         ValueError: If the size or the number is not positive.
     """
     _check_positive(size=size, number=number)
     generator = torch.Generator().manual_seed(seed)
-    return list(torch.randn(number, 3, size, size, generator=generator).split(BATCH_SIZE))
+    noise = torch.randn(number, channels, size, size, generator=generator)
+    return list(noise.split(BATCH_SIZE))
 
 
 def _check_positive(**numbers: int) -> None:
