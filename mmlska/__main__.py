@@ -1,4 +1,4 @@
-"""Command line of the package: ``python -m mmlska check`` and ``python -m mmlska configs``."""
+"""Command line of the package: ``python -m mmlska check``, ``configs`` and ``tune``."""
 
 import argparse
 import signal
@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   python -m mmlska configs
   python -m mmlska configs retinanet
   python -m mmlska configs 'mask-rcnn*tiny*'
+  python -m mmlska tune
 """
 
 
@@ -26,7 +27,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='version', version=f'mmlska {__version__}')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='{check,configs}')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='{check,configs,tune}')
     about = 'say what is installed, what is missing or broken, and how to repair it'
     check = commands.add_parser(
         'check', help=about, description=f'{about}. The exit status is 1 if anything is wrong.'
@@ -42,6 +43,28 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="a glob, such as 'mask-rcnn*tiny*' or 'van/*', or a part of the path; default: all",
     )
     configs.set_defaults(run=run_configs)
+    about = 'measure on this machine which forms of the large kernels are faster, and remember it'
+    tune = commands.add_parser(
+        'tune',
+        help=about,
+        description=f'{about}. That takes a minute or two on a quiet machine, one GPU or one '
+        'thread of the CPU. Every later run reads the file.',
+    )
+    tune.add_argument('--device', help='cuda, cuda:1 ... or cpu (default: the GPU if there is one)')
+    tune.add_argument(
+        '--max-minutes',
+        type=float,
+        default=3,
+        metavar='M',
+        help='begin no further measurement after so many (default: 3)',
+    )
+    tune.add_argument(
+        '--output',
+        metavar='FILE',
+        help='file to write (default: the one that is read: $MMLSKA_TUNED, else mmlska/tuned.json '
+        "in the user's cache)",
+    )
+    tune.set_defaults(run=run_tune)
     return parser.parse_args(arguments)
 
 
@@ -60,6 +83,18 @@ def run_configs(args: argparse.Namespace) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 1
     print(*paths, sep='\n')
+    return 0
+
+
+def run_tune(args: argparse.Namespace) -> int:
+    """Measure this machine and write down what is faster; 1 if that is not possible."""
+    from mmlska.analysis import tuning
+
+    try:
+        tuning.run(args.device, args.max_minutes, args.output)
+    except (OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     return 0
 
 

@@ -31,7 +31,7 @@ ARROWS = {
     'engine': 'data registry shipped patches ops layers checkpoint models conversion deploy',
     'analysis': 'shipped ops layers checkpoint models conversion engine',
     'environment': 'registry shipped patches ops',
-    '__main__': '__init__ shipped cli environment',
+    '__main__': '__init__ shipped cli environment analysis',
     'benchmarks': 'registry shipped cli evaluation ops layers checkpoint models conversion deploy '
     'analysis engine',
     'tools': 'data shipped cli datasets evaluation checkpoint conversion deploy analysis engine',

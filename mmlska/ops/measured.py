@@ -178,12 +178,17 @@ def forget() -> None:
 def places_of(processor: str) -> list[tuned.Place]:
     """The devices of this machine that are such a processor, each with the versions in use."""
     if processor == cpu():
-        return [tuned.Place(processor, cpu_model(), torch.__version__, '')]
+        return [place_of(torch.device('cpu'))]
     devices = [torch.device('cuda', i) for i in range(torch.cuda.device_count())]
-    names = {torch.cuda.get_device_name(d) for d in devices if gpu(d) == processor}
-    return [
-        tuned.Place(processor, name, torch.__version__, triton_version()) for name in sorted(names)
-    ]
+    return sorted({place_of(device) for device in devices if gpu(device) == processor})
+
+
+def place_of(device: torch.device) -> tuned.Place:
+    """Where what is measured on a device holds: its name, and the versions in use."""
+    version = str(torch.__version__)
+    if device.type == 'cpu':
+        return tuned.Place(cpu(), cpu_model(), version, '')
+    return tuned.Place(gpu(device), torch.cuda.get_device_name(device), version, triton_version())
 
 
 @functools.cache

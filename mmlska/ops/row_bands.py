@@ -47,6 +47,13 @@ def in_bands(
     record('in_bands', 'whole' if reason else 'bands', x, reason)
     if reason:
         return run(x)
+    return run_in_bands(run, x, reach, channels_between)
+
+
+def run_in_bands(
+    run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, reach: int, channels_between: int
+) -> torch.Tensor:
+    """Compute ``run(x)`` of a map ``(N, C, H, W)`` band by band, see :func:`in_bands`."""
     height = x.shape[2]
     rows = max(4 * reach, 1, IN_BAND // (channels_between * x.shape[3]))
     out = torch.empty_like(x)
