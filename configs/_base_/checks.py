@@ -10,6 +10,7 @@ checks = dict(
     plugin_check=dict(type='mmlska.PluginCheckHook'),
     random_weights=dict(type='mmlska.RandomWeightsHook'),
     added_neck=dict(type='mmlska.AddedNeckHook'),
+    measured_table=dict(type='mmlska.MeasuredTableHook'),
 )
 
 # Whole checkpoint files, signals that save, resuming that is exact: docs/reliability.md.

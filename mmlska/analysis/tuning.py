@@ -21,7 +21,15 @@ from typing import NamedTuple, TextIO
 import torch
 import torch.nn.functional as F
 
-from mmlska.ops import decompose_kernel, measured, record_choices, row_bands, tuned, use_backend
+from mmlska.ops import (
+    add_scaled,
+    decompose_kernel,
+    measured,
+    record_choices,
+    row_bands,
+    tuned,
+    use_backend,
+)
 from mmlska.ops.depthwise_cascade import onednn
 from mmlska.ops.dispatch import CASCADE, CONV_GELU, Operation, choose
 from mmlska.ops.trial import why_failed
@@ -166,6 +174,10 @@ def _gpu_curves(
             cascade_runs, operation, 'triton', convolutions, device, dtype, training, layouts
         )
         yield Curve(tuned.Case(operation.name, training, '', dtype), label, sizes, runs)
+    if training:
+        runs = functools.partial(residual_runs, 'triton', device, dtype)
+        case = tuned.Case('add_scaled', training, '', dtype)
+        yield Curve(case, 'to a float32 stream', sizes, runs)
 
 
 def separable(kernel_size: int) -> Convolutions:
@@ -231,6 +243,21 @@ def cascade_runs(
         tensor.requires_grad_(training)
     runs = {f'plain {i}': functools.partial(call, 'plain', x) for i, x in enumerate(maps)}
     return runs | dict(fast=functools.partial(call, backend, maps[-1]))
+
+
+def residual_runs(backend: str, device: torch.device, dtype: str, elements: int) -> dict[str, Run]:
+    """A branch of a dtype that is scaled and added to a float32 map, as autocast makes them."""
+    x, branch = (map_of(elements, device, torch.float32, CHANNELS_LAST) for _ in range(2))
+    branch = branch.to(getattr(torch, dtype))
+    leaves = [x, branch, torch.randn(CHANNELS, device=device)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    def call(name: str) -> Sequence[torch.Tensor]:
+        with use_backend(name):
+            return differentiate(lambda: add_scaled(*leaves), leaves, True)
+
+    return dict(plain=functools.partial(call, 'plain'), fast=functools.partial(call, backend))
 
 
 def differentiate(

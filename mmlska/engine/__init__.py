@@ -10,6 +10,7 @@ from .hooks.float32_boxes_hook import Float32BoxesHook
 from .hooks.fusing_hook import FusingHook
 from .hooks.interruption_hook import InterruptionHook
 from .hooks.layout_check_hook import LayoutCheckHook, check_layout
+from .hooks.measured_table_hook import MeasuredTableHook
 from .hooks.num_class_check_hook import NumClassCheckHook, check_num_classes
 from .hooks.plugin_check_hook import PluginCheckHook, check_plugins
 from .hooks.random_weights_hook import RandomWeightsHook
@@ -24,6 +25,7 @@ __all__ = [
     'FusingHook',
     'InterruptionHook',
     'LayoutCheckHook',
+    'MeasuredTableHook',
     'NumClassCheckHook',
     'PluginCheckHook',
     'RandomWeightsHook',

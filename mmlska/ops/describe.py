@@ -30,7 +30,7 @@ def describe_forms() -> str:
     if reason:
         return f"{where}: PyTorch's own; no kernels in Triton, because {reason}"
     processor = measured.gpu(device)
-    operations, table = measured.measured_operations(processor), _describe_table(processor)
+    operations, table = measured.measured_operations(processor), describe_table(processor)
     if not operations:
         return (
             f"{where}: PyTorch's own; the kernels in Triton work, but were not measured to be "
@@ -49,10 +49,10 @@ def _describe_cpu() -> str:
     faster = 'rearranged for oneDNN where that is faster'
     if not measured.measured_operations(processor):
         faster = 'as PyTorch does; nothing was measured to be faster'
-    return f'on the CPU: {faster} on {processor} ({_describe_table(processor)})'
+    return f'on the CPU: {faster} on {processor} ({describe_table(processor)})'
 
 
-def _describe_table(processor: str) -> str:
+def describe_table(processor: str) -> str:
     """Which table says what is faster on a processor of this machine."""
     own = measured.tuned_rows(processor).values()
     if not own:

@@ -183,6 +183,11 @@ def places_of(processor: str) -> list[tuned.Place]:
     return sorted({place_of(device) for device in devices if gpu(device) == processor})
 
 
+def processor_of(device: torch.device) -> str:
+    """What a device is in the table, see :class:`Key`."""
+    return cpu() if device.type == 'cpu' else gpu(device)
+
+
 def place_of(device: torch.device) -> tuned.Place:
     """Where what is measured on a device holds: its name, and the versions in use."""
     version = str(torch.__version__)
