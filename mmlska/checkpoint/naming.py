@@ -21,7 +21,7 @@ SCP                      its names alone, as its code tells them; nothing of it 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from mmlska.layers.large_kernel_attention import OFFICIAL_DETECTION_NAMES
@@ -90,6 +90,11 @@ OURS = 'mmlska'
 # Stage norms of these have another epsilon than those of the official classification code.
 STAGE_NORM_EPS = {'official detection': 1e-5, 'mmpretrain': 1e-5}
 
+
+def _stage_of_transformers(rest: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: f'van.encoder.stages.{int(match[1]) - 1}.{rest}'
+
+
 # Naming schemes that weights can be written in, as replacements in a key of ours.
 NAMINGS: dict[str, Rules] = {
     'mmlska': [],
@@ -107,7 +112,27 @@ NAMINGS: dict[str, Rules] = {
         (r'\bconv0([hv])\.', r'DW_conv_\1.'),
         (r'\bconv_spatial_([hv])\.', r'DW_D_conv_\1.'),
     ],
+    'transformers': [
+        (r'^patch_embed(\d+)\.projection\.', _stage_of_transformers('embeddings.convolution.')),
+        (r'^patch_embed(\d+)\.norm\.', _stage_of_transformers('embeddings.normalization.')),
+        (r'^norm(\d+)\.', _stage_of_transformers('normalization.')),
+        (r'^blocks(\d+)\.', _stage_of_transformers('layers.')),
+        (r'\.norm1\.', '.pre_normomalization.'),
+        (r'\.norm2\.', '.post_normalization.'),
+        (r'\.attn\.proj_1\.', '.attention.pre_projection.conv.'),
+        (r'\.attn\.proj_2\.', '.attention.post_projection.'),
+        (r'\.attn\.spatial_gating_unit\.', '.attention.attention_layer.attention.'),
+        (r'\.attention\.conv0\.', '.attention.depth_wise.'),
+        (r'\.attention\.conv_spatial\.', '.attention.depth_wise_dilated.'),
+        (r'\.attention\.conv1\.', '.attention.point_wise.'),
+        (r'\.layer_scale_1$', '.attention_scaling.weight'),
+        (r'\.layer_scale_2$', '.mlp_scaling.weight'),
+        (r'\.mlp\.fc1\.', '.mlp.in_dense.'),
+        (r'\.mlp\.dwconv\.', '.mlp.depth_wise.'),
+        (r'\.mlp\.fc2\.', '.mlp.out_dense.'),
+    ],
 }
+SEPARABLE = re.compile(r'\.spatial_gating_unit\.conv0h\.')
 
 VAN_KEY = re.compile(
     r'patch_embed\d+\.(projection|norm)\.\w+'
@@ -175,14 +200,19 @@ def to_naming(state_dict: Mapping, naming: str) -> dict:
 
     Args:
         state_dict (Mapping): Weights under our names.
-        naming (str): 'mmlska', 'mmpretrain', 'official' (the classification code of VAN and LSKA)
-            or 'official-detection' (its detection and segmentation code).
+        naming (str): 'mmlska', 'mmpretrain', 'transformers', 'official' (the classification code
+            of VAN and LSKA) or 'official-detection' (its detection and segmentation code).
 
     Raises:
-        ValueError: If the naming is unknown.
+        ValueError: If the naming is unknown, or its codebase has no such attention.
     """
     if naming not in NAMINGS:
         raise ValueError(f'naming {naming!r} is unknown: allowed are {", ".join(NAMINGS)}')
+    if naming == 'transformers' and any(map(SEPARABLE.search, state_dict)):
+        raise ValueError(
+            f'naming {naming!r} has names for LKA alone, and these weights are of LSKA: '
+            'allowed are mmlska, official and official-detection'
+        )
     return {rename(key, NAMINGS[naming]): value for key, value in state_dict.items()}
 
 

@@ -16,6 +16,8 @@ from mmlska.models import VAN
 
 # How mmpretrain, transformers and torchvision call it.
 CLASSIFIER = re.compile(r'^(?:head\.fc|classifier|fc)\.')
+# Where these name a whole model: how they call its head. The others name a backbone.
+HEADS = {'mmpretrain': 'head.fc.', 'transformers': 'classifier.'}
 SUFFIXES = ('.pth', '.pth.tar', '.pt', '.safetensors')
 
 
@@ -107,10 +109,10 @@ def split_weights(weights: Mapping) -> tuple[dict, dict, dict]:
 def join_weights(backbone: dict, head: dict, other: dict, naming: str) -> dict:
     """The inverse of :func:`split_weights`, in the names of ``naming``."""
     renamed = to_naming(backbone, naming)
-    if other and naming != 'mmpretrain':
+    if other and naming not in HEADS:
         renamed = {f'backbone.{key}': value for key, value in renamed.items()}
-    if naming == 'mmpretrain':
-        head = {key.replace('head.', 'head.fc.'): value for key, value in head.items()}
+    own = HEADS.get(naming, 'head.')
+    head = {key.replace('head.', own): value for key, value in head.items()}
     return {**renamed, **head, **other}
 
 

@@ -6,6 +6,7 @@ from mmlska.layers import *  # noqa: F403
 from .backbones import *  # noqa: F403
 from .log_forwarding import forward_logs
 from .necks import *  # noqa: F403
+from .pretrained import from_pretrained as from_pretrained
 
 patches.apply()
 forward_logs()

@@ -56,6 +56,18 @@ def test_mmpretrain_names(official, tmp_path):
     assert {'backbone.blocks1.0.mlp.dwconv.weight', 'head.fc.weight'} <= keys
 
 
+def test_transformers_there_and_back_again(tmp_path):
+    weights = to_naming(van('LKA').state_dict(), 'official')
+    weights |= {'head.weight': torch.rand(5, 6), 'head.bias': torch.rand(5)}
+    torch.save(weights, tmp_path / 'official.pth')
+    convert_checkpoint(tmp_path / 'official.pth', tmp_path / 'there.pth', 'transformers')
+    keys = set(unwrap(read_checkpoint(tmp_path / 'there.pth')))
+    assert {'classifier.bias', 'van.encoder.stages.1.layers.0.mlp.in_dense.weight'} <= keys
+    report = convert_checkpoint(tmp_path / 'there.pth', tmp_path / 'back.pth', 'official')
+    assert 'in transformers names' in report
+    assert equal(dict(unwrap(read_checkpoint(tmp_path / 'back.pth'))), weights)
+
+
 @pytest.mark.parametrize('kind', ['LKA', 'LKATrivial', 'LSKATrivial'])
 def test_other_kinds_are_recognised(tmp_path, kind):
     torch.save(van(kind).state_dict(), tmp_path / 'a.pth')

@@ -17,8 +17,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--to',
         default='mmlska',
-        choices=['mmlska', 'mmpretrain', 'official', 'official-detection'],
-        help='names to write: mmlska (default), mmpretrain (with the prefix "backbone."), official '
+        choices=['mmlska', 'mmpretrain', 'transformers', 'official', 'official-detection'],
+        help='names to write: mmlska (default), mmpretrain (with the prefix "backbone."), '
+        'transformers (with "van.", as VanForImageClassification saves them), official '
         '(classification code of LSKA and VAN), official-detection (its detection and '
         'segmentation code)',
     )
