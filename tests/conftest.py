@@ -10,6 +10,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from mmlska.ops import dispatch
+
 # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,6 +33,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f'no reference data: {folder} is absent (set MMLSKA_SHARED to its place)')
     return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_choices() -> None:
+    """What an earlier test let the machine be decides nothing."""
+    dispatch.forget_plans()
 
 
 @pytest.fixture(scope='session')

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 
 from .call_context import (
+    PLAIN_TENSORS,
     constant_when_compiled,
+    is_autocast,
     is_compiling,
     is_exporting,
     layout_of,
@@ -87,6 +89,10 @@ class Choice(NamedTuple):
     reason: str
 
 
+# Form and reason of each kind of call that was met, see :func:`_key_of`.
+Plan = tuple[str, str]
+_plans: dict[tuple, Plan] = {}
+MOST_PLANS = 4096
 _backend: ContextVar[str | None] = ContextVar('mmlska_ops_backend', default=None)
 _recorders: ContextVar[tuple[list[Choice], ...]] = ContextVar('mmlska_ops_recorders', default=())
 
@@ -261,34 +267,101 @@ def _choose_eagerly(
     weights: Tensors,
     biases: Biases,
     dilations: Sequence[int],
-) -> tuple[str, str]:
+) -> Plan:
     """The backend whose form runs, and why no fast form does, '' if one does."""
     backend = chosen_backend()
     if backend == 'plain':
         return 'plain', "the backend is 'plain'"
     # Before the map is asked for anything: what stands in for it may not answer.
     reason = why_observed(x)
-    if backend != 'auto':
-        return _take_forced(operation, backend, reason, (x, weights, biases, dilations))
-    if reason:
+    call = x, weights, biases, dilations
+    if reason and backend == 'auto':
         return 'plain', reason
+    if reason:
+        return _take_forced(operation, backend, reason, call)
     # What excludes most calls stands first: on small maps the choice itself takes time.
-    if x.numel() < smallest():
+    if backend == 'auto' and x.numel() < smallest():
         return 'plain', f'the map has less than {smallest()} elements'
-    faster, reason = faster_forms(
+    key = _key_of(operation, backend, *call)
+    plan = _plans.get(key)
+    if plan is None:
+        find = _take_fastest if backend == 'auto' else _take_forced
+        plan = find(operation, backend, '', call)
+        # What was not tried because a graph is captured may be tried later.
+        if key and not _is_captured(x):
+            if len(_plans) >= MOST_PLANS:
+                _plans.clear()
+            _plans[key] = plan
+    return plan
+
+
+def _key_of(
+    operation: Operation,
+    backend: str,
+    x: torch.Tensor,
+    weights: Tensors,
+    biases: Biases,
+    dilations: Sequence[int],
+) -> tuple | None:
+    """All that decides which form takes an eager call; None where a parameter is no plain tensor.
+
+    What forms ask of tensors is here, see ``FastForm.why_not``; values decide nothing.
+    """
+    parameters = []
+    for p in (*weights, *biases):
+        if p is not None and type(p) not in PLAIN_TENSORS:
+            return None
+        parameters.append(None if p is None else (p.shape, p.dtype, p.device))
+    return (
         operation,
+        backend,
+        needs_gradients(x, *weights, *biases),
+        is_autocast(x.device.type) and dtype_in_use(x),
+        torch._C._get_mkldnn_enabled(),
+        x.device,
+        x.dtype,
+        x.shape,
+        x.stride(),
+        tuple(dilations),
+        len(weights),
+        *parameters,
+    )
+
+
+def _is_captured(x: torch.Tensor) -> bool:
+    """Whether a CUDA graph is being captured of what is done with a map."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def forget_plans() -> None:
+    """Choose anew for every call, as if none had been chosen for."""
+    _plans.clear()
+    _warn_once.cache_clear()
+
+
+def _take_fastest(
+    operation: Operation,
+    backend: str,
+    reason: str,
+    call: tuple[torch.Tensor, Tensors, Biases, Sequence[int]],
+) -> Plan:
+    """The first form that is faster than the reference, and that nothing keeps from running."""
+    x, weights, biases, dilations = call
+    if any(weight.dim() != 4 for weight in weights):
+        return 'plain', 'a kernel is not of shape (C, 1, kh, kw)'
+    signature = Signature(
         x.device,
         dtype_in_use(x),
         x.shape,
         layout_of(x),
-        tuple([weight.shape for weight in weights]),
+        tuple(tuple(weight.shape[2:]) for weight in weights),
         tuple(dilations),
         needs_gradients(x, *weights, *biases),
         torch._C._get_mkldnn_enabled(),
     )
+    faster, reason = faster_forms(operation, signature)
     for candidate in faster:
-        reason = why_special(*weights, *biases)
-        reason = reason or _why_not(operation, candidate, x, weights, biases, dilations)
+        reason = why_special(*weights, *biases) or _why_not(operation, candidate, *call)
         if not reason:
             return candidate, ''
     return 'plain', reason
@@ -299,7 +372,7 @@ def _take_forced(
     backend: str,
     reason: str,
     call: tuple[torch.Tensor, Tensors, Biases, Sequence[int]],
-) -> tuple[str, str]:
+) -> Plan:
     """The form of a backend that the user chose, if nothing keeps it from running."""
     if backend not in operation.fast:
         reason = 'there is no such form of it'
@@ -323,38 +396,13 @@ def _why_not(
     return reason or (why_failed(x.device) if backend == 'triton' else '')
 
 
-@functools.lru_cache(maxsize=4096)
-def faster_forms(
-    operation: Operation,
-    device: torch.device,
-    dtype: torch.dtype,
-    shape: torch.Size,
-    layout: torch.memory_format,
-    weights: tuple[torch.Size, ...],
-    dilations: tuple[int, ...],
-    training: bool,
-    has_onednn: bool,
-) -> tuple[tuple[str, ...], str]:
-    """The backends whose forms are faster than the reference, best first; remembered.
+def faster_forms(operation: Operation, call: Signature) -> tuple[tuple[str, ...], str]:
+    """The backends whose forms are faster than the reference, best first, and why others are not.
 
     Args:
         operation (Operation): What is computed.
-        device (torch.device): Device of the map.
-        dtype (torch.dtype): The dtype in which it is computed.
-        shape (torch.Size): Its shape ``(N, C, H, W)``.
-        layout (torch.memory_format): Its memory format.
-        weights (tuple[torch.Size, ...]): Shapes ``(C, 1, kh, kw)`` of the kernels.
-        dilations (tuple[int, ...]): Dilation of each.
-        training (bool): Whether autograd records the call.
-        has_onednn (bool): Whether PyTorch may use oneDNN.
-
-    Returns:
-        tuple[tuple[str, ...], str]: The backends, and why the others are not among them.
+        call (Signature): What decides it.
     """
-    if any(len(weight) != 4 for weight in weights):
-        return (), 'a kernel is not of shape (C, 1, kh, kw)'
-    kernels = tuple((height, width) for _, _, height, width in weights)
-    call = Signature(device, dtype, shape, layout, kernels, dilations, training, has_onednn)
     reasons = {name: form.why_slower(call) for name, form in operation.fast.items()}
     faster = tuple(name for name, reason in reasons.items() if not reason)
     text = '; '.join(f'{name}: {reason}' for name, reason in reasons.items() if reason)

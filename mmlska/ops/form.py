@@ -53,7 +53,10 @@ class FastForm(Form, Protocol):
         biases: Sequence[torch.Tensor | None],
         dilations: Sequence[int],
     ) -> str:
-        """What keeps it from computing a call as the reference does; '' if nothing does."""
+        """What keeps it from computing a call as the reference does; '' if nothing does.
+
+        It is remembered: only shapes, strides, dtypes, devices and what surrounds the call decide.
+        """
 
     def why_slower(self, call: Signature) -> str:
         """Why it is not measured to be faster for such calls; '' if it is. Asked once for each."""

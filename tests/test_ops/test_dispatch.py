@@ -39,10 +39,7 @@ def run(x, weights, biases):
 def fresh(monkeypatch):
     """No backend from outside, and nothing remembered."""
     monkeypatch.delenv(dispatch.ENVIRONMENT_VARIABLE, raising=False)
-    dispatch.faster_forms.cache_clear()
-    dispatch._warn_once.cache_clear()
-    yield
-    dispatch.faster_forms.cache_clear()
+    dispatch.forget_plans()
 
 
 @pytest.fixture
@@ -118,6 +115,89 @@ def test_what_depends_on_the_parameters_is_not_remembered(chosen, fast_always):
     run(x, weights, biases)
     assert forms(chosen) == ['cpu', 'plain', 'cpu']
     assert 'another dtype' in chosen[1].reason
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """One entry for each call that the fast form was asked about, how it likes it."""
+    calls, why_not = [], onednn.why_not
+    monkeypatch.setattr(onednn, 'why_not', lambda *call: calls.append(call) or why_not(*call))
+    return calls
+
+
+@pytest.mark.parametrize('backend', ['auto', 'cpu'])
+def test_a_call_of_the_same_kind_is_not_thought_about_again(asked, fast_always, chosen, backend):
+    x, weights, biases = make()
+    with use_backend(backend):
+        run(x, weights, biases)
+        run(torch.zeros_like(x), [weight + 1 for weight in weights], biases)
+        with torch.inference_mode():
+            run(x, weights, biases)
+    assert forms(chosen) == ['cpu'] * 3 and len(asked) == 1
+
+
+def turned(x, weights, biases):
+    return x.contiguous(memory_format=torch.channels_last), weights, biases
+
+
+KINDS_OF_CALLS = {
+    'another layout': turned,
+    'rows of a larger map': lambda x, w, b: (x.repeat(1, 1, 2, 1)[:, :, ::2], w, b),
+    'another shape': lambda x, w, b: (x[:, :, 1:], w, b),
+    'another kernel': lambda x, w, b: (x, [w[0][..., 1:-1], w[1]], b),
+    'no bias': lambda x, w, b: (x, w, [None, b[1]]),
+    'gradients': lambda x, w, b: (x.requires_grad_(), w, b),
+    'gradients of a bias': lambda x, w, b: (x, w, [b[0], b[1].clone().requires_grad_()]),
+    'a weight of another dtype': lambda x, w, b: (x, [w[0], w[1].double()], b),
+    'a subclass': lambda x, w, b: (x, [w[0], w[1].as_subclass(Subclass)], b),
+}
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize('change', KINDS_OF_CALLS.values(), ids=KINDS_OF_CALLS)
+def test_a_call_of_another_kind_is_thought_about(asked, fast_always, change):
+    calls = make(), change(*make())
+    for call in calls:
+        dispatch.choose(dispatch.CASCADE, *call, DILATIONS)
+    number, fresh = len(asked), []
+    for call in reversed(calls):
+        dispatch.forget_plans()
+        fresh.append(dispatch.choose(dispatch.CASCADE, *call, DILATIONS))
+    again = [dispatch.choose(dispatch.CASCADE, *call, DILATIONS) for call in reversed(calls)]
+    assert fresh == again
+    assert number == 2 or type(calls[1][1][1]) is Subclass
+
+
+def test_other_surroundings_are_another_kind_of_call(asked, fast_always, chosen):
+    call = make()
+    run(*call)
+    with torch.autocast('cpu', torch.bfloat16):
+        run(*call)
+    with torch.backends.mkldnn.flags(enabled=False):
+        run(*call)
+    run(*call)
+    assert len(asked) == 3 and forms(chosen) == ['cpu', 'plain', 'cpu', 'cpu']
+
+
+def test_what_is_remembered_does_not_grow_for_ever(monkeypatch, fast_always):
+    monkeypatch.setattr(dispatch, 'MOST_PLANS', 2)
+    for height in range(90, 97):
+        run(*make((1, 8, height, 96)))
+        assert 1 <= len(dispatch._plans) <= 2
+
+
+def test_what_a_captured_graph_kept_from_being_tried_is_tried_later(monkeypatch):
+    reasons = ['a CUDA graph is captured', '']
+    monkeypatch.setattr(dispatch, '_why_not', lambda *call: reasons.pop(0))
+    monkeypatch.setattr(dispatch, '_is_captured', lambda x: len(reasons) == 1)
+    found = []
+    for _ in range(3):
+        with use_backend('cpu'):
+            found.append(dispatch._choose_eagerly(dispatch.CASCADE, *make(), DILATIONS))
+    assert found == [('plain', 'a CUDA graph is captured'), ('cpu', ''), ('cpu', '')]
 
 
 @pytest.mark.parametrize('backend', ['auto', 'cpu', 'plain'])

@@ -35,7 +35,7 @@ def untried(monkeypatch):
     """Nothing is remembered of earlier trials, nor of this one afterwards."""
     monkeypatch.delenv('MMLSKA_OPS', raising=False)
     monkeypatch.setattr(trial, '_outcomes', {})
-    dispatch._warn_once.cache_clear()
+    dispatch.forget_plans()
 
 
 def make(size=(1, 4, 6, 5)):
@@ -165,6 +165,7 @@ def test_nothing_that_surrounds_a_call_reaches_the_trial(tries):
     ]
     for surrounding in surroundings:
         trial._outcomes.clear()
+        dispatch.forget_plans()
         with surrounding, use_backend('triton'), record_choices() as choices:
             depthwise_cascade(*call)
         assert [choice.form for choice in choices] == ['triton'], surrounding

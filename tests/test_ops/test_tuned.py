@@ -28,7 +28,7 @@ def file(tmp_path, monkeypatch):
 
 def forget():
     measured.forget()
-    dispatch.faster_forms.cache_clear()
+    dispatch.forget_plans()
 
 
 def table(least=None, **changes):
