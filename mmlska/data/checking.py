@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .annotation_file import read_annotations
+from .annotation_file import read_annotations, without_cycle_search
 from .class_names import check_names
-from .coco_annotations import check_annotations, is_id
+from .coco_annotations import check_annotations
+from .coco_values import is_id
 from .faults import WARNING, Fault, joined
 from .pictures import LabelMap, Picture, check_label_map, check_picture, foreground_fault
 from .sources import IMAGE_SUFFIXES, CocoSource, LabelSource, label_pairs
@@ -37,6 +38,7 @@ class Report:
     num_images: int = 0
 
 
+@without_cycle_search()
 def quick_faults(source: CocoSource | LabelSource) -> list[Fault]:
     """Faults that are found without opening an image."""
     if isinstance(source, CocoSource):
@@ -122,7 +124,7 @@ def check_coco(source: CocoSource, jobs: int, progress: Callable) -> Report:
 
 def count_objects(data: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
     """Objects of each category by COCO's sizes, crowds left out."""
-    names = {entry['id']: str(entry.get('name')) for entry in data['categories'] if 'id' in entry}
+    names = {one['id']: str(one.get('name')) for one in data['categories'] if is_id(one.get('id'))}
     counts = {name: [0, 0, 0] for name in names.values()}
     for entry in data['annotations']:
         area, category = entry.get('area'), entry.get('category_id')

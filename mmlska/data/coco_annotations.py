@@ -1,25 +1,40 @@
 """Faults inside COCO annotations, found without opening an image.
 
-Written for the 860,000 annotations of COCO: what looks at each of them is one pass in C, and only
-what is suspicious is looked at again.
+Written for the 860,000 annotations of COCO: what looks at each of them is a pass in C, and only
+where that finds something suspicious each is looked at again.
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 
-from .faults import ERROR, WARNING, Fault
+from .coco_images import check_categories, check_images, doubled_ids, sizes_by_id
+from .coco_masks import check_masks
+from .coco_values import NUMBERS, are_numbers, as_array, is_box, is_id, lacking_keys
+from .faults import ERROR, WARNING, Fault, fault_of
 
-IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
 ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
-NUMBERS = {int, float}
-# pycocotools draws a polygon at five times its size with 32-bit numbers: from 1e8 on it crashes.
-LARGEST_COORDINATE = 1e6
 CORNERS_SHARE = 0.3  # of boxes that leave the image, from which on they are taken for corners
+
+
+@dataclass(frozen=True)
+class Table:
+    """Annotations by columns, each as long as ``entries``."""
+
+    entries: Sequence[dict]
+    ids: list
+    image_ids: list
+    category_ids: list
+    boxes: list
+    areas: list
+
+    def select(self, rows: Iterable[int], detail: str) -> list[tuple[dict, str]]:
+        """The annotations of some rows, each with a detail such as ``'area {area}'``."""
+        return [(self.entries[row], detail.format_map(self.entries[row])) for row in rows]
 
 
 def check_annotations(
@@ -33,204 +48,124 @@ def check_annotations(
         masks: Whether the run reads the masks.
         evaluated: Whether the file is the truth of an evaluation.
     """
-    images, annotations = data['images'], data['annotations']
-    faults = [*check_images(path, images), *check_keys(path, annotations, evaluated)]
-    keys = set(ANNOTATION_KEYS)
-    whole = [entry for entry in annotations if keys <= entry.keys()]
-    sizes = {
-        image['id']: (image.get('width'), image.get('height'))
-        for image in images
-        if is_id(image.get('id'))
-    }
-    faults += check_ids(path, whole, sizes, data['categories'], evaluated)
-    faults += check_boxes(path, whole, sizes)
-    faults += check_masks(path, whole, sizes, ERROR if masks else WARNING)
-    if masks:
-        bare = [(entry, '') for entry in whole if not entry.get('segmentation')]
-        message = "has no 'segmentation', and the config reads masks"
-        faults += fault_of(path, bare, message, 'draw it, or leave the box out')
-    return faults
+    images, annotations, categories = data['images'], data['annotations'], data['categories']
+    lacking = lacking_keys(annotations, (*ANNOTATION_KEYS, 'iscrowd'))
+    if lacking & set(ANNOTATION_KEYS):
+        whole = [entry for entry in annotations if set(ANNOTATION_KEYS) <= entry.keys()]
+    else:
+        whole = annotations
+    table = Table(whole, *([entry[key] for entry in whole] for key in ANNOTATION_KEYS))
+    sizes = sizes_by_id(images)
+    return [
+        *check_images(path, images),
+        *check_categories(path, categories),
+        *check_keys(path, annotations, lacking, evaluated),
+        *check_owners(path, table, sizes, categories),
+        *check_ids(path, table, evaluated),
+        *check_boxes(path, table, sizes),
+        *check_masks(path, whole, sizes, masks),
+    ]
 
 
-def is_id(value: Any) -> bool:
-    """Whether a value can be an id."""
-    return type(value) in (int, float, str)
-
-
-def places(
-    path: str,
-    entries: Iterable[dict],
-    find: Callable[[dict], str | None],
-    message: str,
-    remedy: str,
-    level: str = ERROR,
-    noun: str = 'annotation',
+def check_keys(
+    path: str, annotations: Sequence[dict], lacking: set[str], evaluated: bool
 ) -> list[Fault]:
-    """A fault with all entries for which ``find`` returns a detail (maybe empty), none if none."""
-    found = [(entry, detail) for entry in entries if (detail := find(entry)) is not None]
-    return fault_of(path, found, message, remedy, level, noun)
-
-
-def fault_of(
-    path: str,
-    found: Sequence[tuple[dict, str]],
-    message: str,
-    remedy: str,
-    level: str = ERROR,
-    noun: str = 'annotation',
-) -> list[Fault]:
-    """A fault of entries with their details."""
-    if not found:
-        return []
-    where = (
-        f'{noun} {entry.get("id", "without id")}' + (f' ({detail})' if detail else '')
-        for entry, detail in found
-    )
-    return [Fault(path, message, remedy, level, tuple(where))]
-
-
-def check_images(path: str, images: Sequence[dict]) -> list[Fault]:
-    """Faults of the list of images."""
-    faults = [] if images else [Fault(path, 'lists no image', 'export it again')]
-    for key in IMAGE_KEYS:
-        faults += places(
-            path,
-            images,
-            lambda entry, key=key: None if key in entry else entry.get('file_name', ''),
-            f'lacks {key!r}: the data set cannot be loaded',
-            f'give every image {key!r}',
-            noun='image',
-        )
-    faults += places(
-        path,
-        images,
-        lambda entry: None if is_size(entry) else f'{entry.get("width")} x {entry.get("height")}',
-        'has no true size',
-        'write width and height in pixels',
-        noun='image',
-    )
-    faults += doubled(
-        path,
-        images,
-        'image',
-        'the annotations of both go to the last one',
-        'number the images anew, and image_id with them',
-    )
-    names = Counter(image.get('file_name') for image in images)
-    faults += places(
-        path,
-        images,
-        lambda entry: entry.get('file_name') if names[entry.get('file_name')] > 1 else None,
-        'is listed more than once',
-        'list each file once',
-        WARNING,
-        'image',
-    )
-    return faults
-
-
-def is_size(image: dict) -> bool:
-    """Whether an image has a width and a height above zero."""
-    sides = (image.get('width', 1), image.get('height', 1))
-    return all(type(side) in NUMBERS and 0 < side < math.inf for side in sides)
-
-
-def doubled(path: str, entries: Sequence[dict], noun: str, effect: str, remedy: str) -> list[Fault]:
-    """Entries that share an id."""
-    ids = [entry['id'] for entry in entries if is_id(entry.get('id'))]
-    if len(set(ids)) == len(ids):
-        return []
-    counts = Counter(ids)
-    twice = tuple(f'{noun} {key} ({count} times)' for key, count in counts.items() if count > 1)
-    return [Fault(path, f'the ids of {noun}s are not unique: {effect}', remedy, where=twice)]
-
-
-def check_keys(path: str, annotations: Sequence[dict], evaluated: bool) -> list[Fault]:
     """Keys that annotations lack."""
+
+    def without(key: str) -> list[tuple[dict, str]]:
+        return [(entry, '') for entry in annotations if key not in entry] if key in lacking else []
+
     faults = []
     for key in ANNOTATION_KEYS:
-        lacking = [(entry, '') for entry in annotations if key not in entry]
         by_fix = '; --fix takes that of the box' if key == 'area' else ''
         message = f'lacks {key!r}: the data set cannot be loaded'
-        faults += fault_of(path, lacking, message, f'give every annotation {key!r}{by_fix}')
-    lacking = [(entry, '') for entry in annotations if 'iscrowd' not in entry]
+        faults += fault_of(path, without(key), message, f'give every annotation {key!r}{by_fix}')
     effect = ': the evaluation stops at it, after the training' if evaluated else ''
     remedy = 'write iscrowd=0 (1 for a crowd); --fix does'
     level = ERROR if evaluated else WARNING
-    return faults + fault_of(path, lacking, f"lacks 'iscrowd'{effect}", remedy, level)
+    return faults + fault_of(path, without('iscrowd'), f"lacks 'iscrowd'{effect}", remedy, level)
 
 
-def check_ids(
-    path: str,
-    annotations: Sequence[dict],
-    sizes: dict[Any, tuple],
-    categories: Sequence[dict],
-    evaluated: bool,
+def check_owners(
+    path: str, table: Table, sizes: dict[Any, tuple], categories: Sequence[dict]
 ) -> list[Fault]:
-    """Ids that are doubled, no ids, or belong to nothing."""
-    effect = 'the data set cannot be loaded'
-    faults = doubled(path, annotations, 'annotation', effect, 'number them anew; --fix does')
-    faults += doubled(path, categories, 'category', 'one of them is lost', 'number them anew')
+    """Annotations of images and categories that are not listed."""
     known = {category['id'] for category in categories if is_id(category.get('id'))}
-    for key, noun, ids in (('image_id', 'an image', sizes), ('category_id', 'a category', known)):
-        strays = [
-            (entry, f'{key} {entry[key]}')
-            for entry in annotations
-            if not (is_id(entry[key]) and entry[key] in ids)
-        ]
-        message = f'belongs to {noun} that the file does not list'
-        faults += fault_of(path, strays, message, 'list it there, or drop it; --fix drops it')
-    text = [(entry, repr(entry['id'])) for entry in annotations if type(entry['id']) not in NUMBERS]
-    message = 'has an id that is no number: the evaluation stops at it'
-    level = ERROR if evaluated else WARNING
-    faults += fault_of(path, text, message, 'number them; --fix does', level)
-    zero = [(entry, '') for entry in annotations if entry['id'] == 0] if evaluated else []
-    message = 'has the id 0, which pycocotools takes for no match: AP comes out too low'
-    return faults + fault_of(path, zero, message, 'number from 1; --fix does', WARNING)
-
-
-def check_boxes(path: str, annotations: Sequence[dict], sizes: dict[Any, tuple]) -> list[Fault]:
-    """Boxes ``[left, top, width, height]`` that no object can have."""
-    good = list(range(len(annotations)))
-    types = set()
-    for entry in annotations:
-        box = entry['bbox']
-        types.update(map(type, box) if type(box) is list and len(box) == 4 else (None,))
     faults = []
-    if not types <= NUMBERS:
-        wrong = [i for i in good if not is_box(annotations[i]['bbox'])]
-        detail = [(annotations[i], f'bbox {annotations[i]["bbox"]}') for i in wrong]
-        faults += fault_of(path, detail, 'has a box that is not four numbers', 'write [x, y, w, h]')
-        good = sorted(set(good) - set(wrong))
-    entries = [annotations[i] for i in good]
-    if not entries:
+    for key, noun, column, ids in (
+        ('image_id', 'an image', table.image_ids, sizes.keys()),
+        ('category_id', 'a category', table.category_ids, known),
+    ):
+        if set(map(type, column)) <= {int, float, str} and set(column) <= ids:
+            continue
+        strays = [i for i, value in enumerate(column) if not (is_id(value) and value in ids)]
+        message = f'belongs to {noun} that the file does not list'
+        remedy = 'list it there, or drop it; --fix drops it'
+        faults += fault_of(path, table.select(strays, f'{key} {{{key}}}'), message, remedy)
+    return faults
+
+
+def check_ids(path: str, table: Table, evaluated: bool) -> list[Fault]:
+    """Ids that are doubled, or that the evaluation cannot read."""
+    effect, remedy = 'the data set cannot be loaded', 'number them anew; --fix does'
+    kinds = set(map(type, table.ids))
+    ids = table.ids if kinds <= {int, float, str} else [key for key in table.ids if is_id(key)]
+    faults = doubled_ids(path, ids, 'annotation', effect, remedy)
+    if not kinds <= NUMBERS:
+        text = [i for i, key in enumerate(table.ids) if type(key) not in NUMBERS]
+        message = 'has an id that is no number: the evaluation stops at it'
+        level, remedy = ERROR if evaluated else WARNING, 'number them; --fix does'
+        faults += fault_of(path, table.select(text, '{id!r}'), message, remedy, level)
+    if not evaluated or 0 not in table.ids:
         return faults
-    boxes = np.array([entry['bbox'] for entry in entries], dtype=np.float64)
-    limits = image_sizes(entries, sizes)
-    return [*faults, *judge_boxes(path, entries, boxes, limits), *check_areas(path, entries)]
+    zero = [i for i, key in enumerate(table.ids) if key == 0]
+    message = 'has the id 0, which pycocotools takes for no match: AP comes out too low'
+    remedy = 'number from 1; --fix does'
+    return faults + fault_of(path, table.select(zero, ''), message, remedy, WARNING)
 
 
-def is_box(box: Any) -> bool:
-    """Whether a value is a list of four numbers."""
-    return type(box) is list and len(box) == 4 and set(map(type, box)) <= NUMBERS
+def check_boxes(path: str, table: Table, sizes: dict[Any, tuple]) -> list[Fault]:
+    """Boxes ``[left, top, width, height]`` and areas that no object can have."""
+    rows, faults = range(len(table.boxes)), []
+    if not are_boxes(table.boxes):
+        wrong = [row for row in rows if not is_box(table.boxes[row])]
+        message = 'has a box that is not four numbers'
+        faults = fault_of(path, table.select(wrong, 'bbox {bbox}'), message, 'write [x, y, w, h]')
+        rows = sorted(set(rows) - set(wrong))
+    if not rows:
+        return faults
+    rows = np.array(rows)
+    boxes = as_array(list(chain.from_iterable(table.boxes[row] for row in rows))).reshape(-1, 4)
+    limits = image_sizes(table.image_ids, sizes)[rows]
+    faults += judge_boxes(path, table, rows, boxes, limits)
+    return faults + check_areas(path, table, rows, boxes[:, 2:].min(1))
 
 
-def image_sizes(entries: Sequence[dict], sizes: dict[Any, tuple]) -> np.ndarray:
+def are_boxes(boxes: Sequence) -> bool:
+    """Whether all values are lists of four numbers."""
+    return (
+        set(map(type, boxes)) <= {list}
+        and set(map(len, boxes)) <= {4}
+        and are_numbers(chain.from_iterable(boxes))
+    )
+
+
+def image_sizes(image_ids: Sequence, sizes: dict[Any, tuple]) -> np.ndarray:
     """Width and height of the image of each annotation ``(N, 2)``, infinite where unknown."""
-    endless = (math.inf, math.inf)
-    found = [
-        sizes.get(entry['image_id'], endless) if is_id(entry['image_id']) else endless
-        for entry in entries
-    ]
-    if not set(map(type, chain.from_iterable(found))) <= NUMBERS:
-        found = [pair if set(map(type, pair)) <= NUMBERS else endless for pair in found]
-    return np.array(found, dtype=np.float64)
+    unknown = len(sizes)
+    places = dict(zip(sizes, range(unknown), strict=True))
+    if set(map(type, image_ids)) <= {int, float, str}:
+        found = map(places.get, image_ids, repeat(unknown))
+    else:
+        found = (places.get(key, unknown) if is_id(key) else unknown for key in image_ids)
+    table = np.array([*sizes.values(), (math.inf, math.inf)], dtype=np.float64)
+    return table[np.fromiter(found, np.int64, len(image_ids))]
 
 
 def judge_boxes(
-    path: str, entries: Sequence[dict], boxes: np.ndarray, limits: np.ndarray
+    path: str, table: Table, rows: np.ndarray, boxes: np.ndarray, limits: np.ndarray
 ) -> list[Fault]:
-    """Faults of boxes ``(N, 4)`` in images of the sizes ``limits`` ``(N, 2)``."""
+    """Faults of the boxes ``(N, 4)`` of some rows, in images of the sizes ``limits`` ``(N, 2)``."""
     finite = np.isfinite(boxes).all(1)
     start, size = boxes[:, :2], boxes[:, 2:]
     with np.errstate(invalid='ignore'):
@@ -241,8 +176,7 @@ def judge_boxes(
         beyond = sound & ~outside & ((start + size > limits + 1) | (start < -1)).any(1)
 
     def of(mask: np.ndarray, message: str, remedy: str, level: str = ERROR) -> list[Fault]:
-        found = [(entries[i], f'bbox {entries[i]["bbox"]}') for i in np.flatnonzero(mask)]
-        return fault_of(path, found, message, remedy, level)
+        return fault_of(path, table.select(rows[mask], 'bbox {bbox}'), message, remedy, level)
 
     faults = of(~finite, 'has a box that is not finite: the loss becomes NaN', 'draw it again')
     faults += of(negative, 'has a box of negative width or height', 'write [x, y, width, height]')
@@ -271,98 +205,21 @@ def judge_boxes(
     return faults
 
 
-def check_areas(path: str, entries: Sequence[dict]) -> list[Fault]:
-    """Areas that are no numbers, or hide their box."""
-    wrong, hiding = [], []
-    for entry in entries:
-        area = entry['area']
-        if type(area) not in NUMBERS or not math.isfinite(area):
-            wrong.append((entry, f'area {area}'))
-        elif area <= 0 < min(entry['bbox'][2:]):
-            hiding.append((entry, f'area {area}'))
+def check_areas(path: str, table: Table, rows: np.ndarray, sides: np.ndarray) -> list[Fault]:
+    """Areas that are no numbers, or hide their box, whose shorter ``sides`` ``(N,)`` are."""
+    areas = table.areas
+    if not are_numbers(areas):
+        areas = [area if type(area) in NUMBERS else math.nan for area in areas]
+    numbers = as_array(areas)[rows]
+    wrong = ~np.isfinite(numbers)
+    hiding = ~wrong & (numbers <= 0) & (sides > 0)
     remedy = 'write the area of the mask, or of the box; --fix does'
     message = 'has no area, for which mmdet leaves it out in silence'
+
+    def of(mask: np.ndarray) -> list[tuple[dict, str]]:
+        return table.select(rows[mask], 'area {area}')
+
     return [
-        *fault_of(path, wrong, 'has an area that is no number', remedy),
-        *fault_of(path, hiding, message, remedy, WARNING),
+        *fault_of(path, of(wrong), 'has an area that is no number', remedy),
+        *fault_of(path, of(hiding), message, remedy, WARNING),
     ]
-
-
-def check_masks(
-    path: str, annotations: Sequence[dict], sizes: dict[Any, tuple], level: str
-) -> list[Fault]:
-    """Polygons and run lengths that pycocotools stops, crashes or never ends at."""
-    found: dict[tuple[str, str], list[tuple[dict, str]]] = {}
-    for entry in annotations:
-        segmentation = entry.get('segmentation')
-        if not segmentation:
-            continue
-        if type(segmentation) is list:
-            problem = polygons_problem(segmentation)
-        else:
-            image_id = entry['image_id']
-            size = sizes.get(image_id) if is_id(image_id) else None
-            problem = run_lengths_problem(segmentation, size)
-        if problem:
-            found.setdefault(problem[:2], []).append((entry, problem[2]))
-    return [
-        fault
-        for (message, remedy), entries in found.items()
-        for fault in fault_of(path, entries, message, remedy, level)
-    ]
-
-
-def polygons_problem(polygons: list) -> tuple[str, str, str] | None:
-    """Message, remedy and detail of the first polygon that is none, None if all are fine."""
-    for polygon in polygons:
-        try:
-            total, most, least, count = sum(polygon), max(polygon), min(polygon), len(polygon)
-        except (TypeError, ValueError):
-            count = len(polygon) if isinstance(polygon, list) else 0
-            if count or not isinstance(polygon, list):
-                return ('has a polygon that is no list of numbers', 'write [[x, y, x, y, ...]]', '')
-        if count < 6:
-            return (
-                'has a polygon of fewer than six values: the evaluation of masks stops at it',
-                'draw three points or more; --fix drops it where others remain',
-                f'{count} values',
-            )
-        if count % 2:
-            return (
-                'has a polygon of an odd number of values',
-                'write pairs of x and y',
-                f'{count} values',
-            )
-        if not math.isfinite(total):
-            return (
-                'has a polygon with NaN or infinity: pycocotools takes all memory for it',
-                'draw it again',
-                '',
-            )
-        if most > LARGEST_COORDINATE or least < -LARGEST_COORDINATE:
-            return (
-                'has a polygon far outside any image: pycocotools crashes at it',
-                'draw it again',
-                f'a coordinate of {most if most > -least else least:g}',
-            )
-    return None
-
-
-def run_lengths_problem(mask: Any, size: tuple | None) -> tuple[str, str, str] | None:
-    """The same of a mask by run lengths, in an image of ``size`` (width, height)."""
-    if not isinstance(mask, dict) or not {'counts', 'size'} <= mask.keys():
-        return ('has a mask that is neither polygons nor run lengths', 'write size and counts', '')
-    shape, counts = mask['size'], mask['counts']
-    if size is not None and shape != [size[1], size[0]]:
-        return (
-            'has run lengths of another size than its image: the evaluation of masks stops at it',
-            'encode the mask at the size of the image',
-            f'size {shape}, the image has {[size[1], size[0]]}',
-        )
-    if isinstance(counts, list) and sum(counts) != shape[0] * shape[1]:
-        return (
-            'has run lengths that do not fill its image',
-            'encode the mask again',
-            f'{sum(counts)} pixels of {shape[0] * shape[1]}',
-        )
-    return None

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from .annotation_file import read_annotations
-from .coco_annotations import is_box, is_id
+from .coco_values import is_box, is_finite, is_id
 from .sources import CocoSource, LabelSource, label_pairs
 
 TILE, COLUMNS, CAPTION = 320, 4, 14
@@ -49,10 +49,11 @@ def coco_samples(source: CocoSource) -> list[tuple[str, list[tuple]]]:
     for entry in data['annotations']:
         if (
             is_box(entry.get('bbox'))
-            and np.isfinite(entry['bbox']).all()
+            and all(map(is_finite, entry['bbox']))
             and is_id(entry.get('image_id'))
         ):
-            name = names.get(entry.get('category_id'), '?')
+            category = entry.get('category_id')
+            name = names.get(category, '?') if is_id(category) else '?'
             boxes.setdefault(entry['image_id'], []).append((name, entry['bbox']))
     return [
         (os.path.join(source.image_folder, str(image.get('file_name'))), boxes[image['id']])

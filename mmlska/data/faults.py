@@ -37,6 +37,33 @@ class Fault:
         return '\n'.join([*lines, f'  remedy: {self.remedy}'])
 
 
+def fault_of(
+    path: str,
+    found: Sequence[tuple[dict, str]],
+    message: str,
+    remedy: str,
+    level: str = ERROR,
+    noun: str = 'annotation',
+) -> list[Fault]:
+    """A fault of some entries of a file, each with a detail, maybe empty; none if there are none.
+
+    Args:
+        path: The file.
+        found: The entries with their details.
+        message: What is wrong with them.
+        remedy: What to do.
+        level: ``'error'`` or ``'warning'``.
+        noun: What the entries are.
+    """
+    if not found:
+        return []
+    where = (
+        f'{noun} {entry.get("id", "without id")}' + (f' ({detail})' if detail else '')
+        for entry, detail in found
+    )
+    return [Fault(path, message, remedy, level, tuple(where))]
+
+
 def has_errors(faults: Iterable[Fault]) -> bool:
     """Whether one of the faults is more than a warning."""
     return any(fault.level == ERROR for fault in faults)

@@ -5,11 +5,11 @@ another size, stays as it is and stays a fault.
 """
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
-from .coco_annotations import NUMBERS, is_box, is_id
+from .coco_images import sizes_by_id
+from .coco_values import NUMBERS, is_box, is_finite, is_id
 
 Repair = Callable[[dict[str, Any]], list[str]]
 
@@ -80,15 +80,11 @@ def drop_flat(data: dict[str, Any]) -> list[str]:
 
 def cut_boxes(data: dict[str, Any]) -> list[str]:
     """Cut boxes at the border of their image, unless nothing would be left."""
-    sizes = {
-        image['id']: (image['width'], image['height'])
-        for image in data['images']
-        if {'id', 'width', 'height'} <= image.keys()
-    }
+    sizes = sizes_by_id(data['images'])
     changed = []
     for entry in data['annotations']:
         box, limits = entry.get('bbox'), sizes.get(entry['image_id'])
-        if not is_box(box) or limits is None or not all(map(math.isfinite, box)):
+        if not is_box(box) or limits is None or not all(map(is_finite, box)):
             continue
         start = [max(value, 0) for value in box[:2]]
         end = [
@@ -110,9 +106,9 @@ def fill_areas(data: dict[str, Any]) -> list[str]:
     changed = []
     for entry in data['annotations']:
         area, box = entry.get('area'), entry.get('bbox')
-        if type(area) in NUMBERS and math.isfinite(area) and area > 0:
+        if type(area) in NUMBERS and is_finite(area) and area > 0:
             continue
-        if is_box(box) and all(map(math.isfinite, box)) and min(box[2:]) > 0:
+        if is_box(box) and all(map(is_finite, box)) and min(box[2:]) > 0:
             entry['area'] = box[2] * box[3]
             changed.append(entry)
     return said(changed, 'took the area of the box for')

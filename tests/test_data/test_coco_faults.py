@@ -3,12 +3,23 @@
 import json
 import math
 from dataclasses import replace
+from itertools import chain
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tiny_sets import SIDE, changed, coco_source, good_coco, make_coco, save_image, write
 
-from mmlska.data import check_source, has_errors, quick_faults
+from mmlska.data import (
+    check_source,
+    contact_sheet,
+    has_errors,
+    quick_faults,
+    read_annotations,
+    repair,
+)
+from mmlska.data.coco_masks import are_polygons, polygons_problem
 from mmlska.data.faults import ERROR, WARNING
 
 NAN = math.nan
@@ -35,6 +46,10 @@ FILES = {
     'empty categories': (
         content(dict(images=[], annotations=[], categories=[])),
         "'categories' is empty",
+    ),
+    'a number of 5000 digits': (
+        content().replace(b'"id": 11,', b'"id": 1' + 5000 * b'0' + b','),
+        'is no json: Exceeds the limit',
     ),
     'lists of other things': (
         content(dict(images=[], annotations=[1], categories=[])),
@@ -120,6 +135,54 @@ ERRORS = {
         '12 (size [64, 32], the image has [64, 64])',
     ),
     'run lengths': (run_lengths([SIDE, SIDE], [5]), 'do not fill', '12 (5 pixels of 4096)'),
+    'huge number in a box': (setting('bbox', [1, 2, 10**400, 4]), 'not finite', 'annotation 12'),
+    'true for a number': (setting('bbox', [1, True, 3, 4]), 'not four', '12 (bbox [1, True'),
+    'text in a polygon': (setting('segmentation', [['1', 2, 3, 4, 5, 6]]), 'no list', ''),
+    'huge number in a polygon': (
+        setting('segmentation', [[10**400, 2, 3, 4, 5, 6]]),
+        'NaN or infinity',
+        'annotation 12',
+    ),
+    'second polygon': (
+        setting('segmentation', [[1, 2, 3, 4, 5, 6], [1, 2]]),
+        'fewer than six',
+        '12 (2 values)',
+    ),
+    'no size of run lengths': (run_lengths(None, [4096]), 'not [height, width]', '12 (size None)'),
+    'text for run lengths': (run_lengths([SIDE, SIDE], ['1']), 'no whole numbers', 'annotation 12'),
+    'negative run lengths': (run_lengths([SIDE, SIDE], [-1, 4097]), 'or negative', 'annotation 12'),
+    'list for an image id': (setting('image_id', [1]), 'belongs to an image', '12 (image_id [1])'),
+    'list for an id': (setting('id', [1]), 'an id that is no number', 'annotation [1]'),
+    'list for the id of an image': (
+        lambda data: data['images'][1].update(id=[2]),
+        'an id that is neither number nor text',
+        'image [2] (id [2])',
+    ),
+    'number for a file name': (
+        lambda data: data['images'][1].update(file_name=2),
+        'a file_name that is no text',
+        'image 2 (2)',
+    ),
+    'text for a width': (
+        lambda data: data['images'][1].update(width='64'),
+        'no true size',
+        'image 2 (64 x 64)',
+    ),
+    'huge image': (
+        lambda data: data['images'][1].update(width=10**400),
+        'no true size',
+        'image 2 (1000',
+    ),
+    'category without id': (
+        lacking('id', 'categories'),
+        'no number as its id',
+        "category without id ('nut')",
+    ),
+    'doubled category id': (
+        lambda data: data['categories'][2].update(id=1),
+        'ids of categories are not unique',
+        'category 1 (2 times)',
+    ),
     'strange mask': (setting('segmentation', 'mask'), 'neither polygons nor', 'annotation 12'),
 }
 WARNINGS = {
@@ -153,6 +216,37 @@ def test_a_broken_annotation_is_an_error(change, message, place, tmp_path):
 @pytest.mark.parametrize(('change', 'message', 'place'), WARNINGS.values(), ids=WARNINGS)
 def test_a_suspicious_annotation_is_a_warning(change, message, place, tmp_path):
     assert told(tmp_path, change, message, place).level == WARNING
+
+
+@pytest.mark.parametrize('change', [kind[0] for kind in ERRORS.values()], ids=ERRORS)
+def test_every_tool_survives_a_broken_annotation(change, tmp_path):
+    source = make_coco(tmp_path)
+    write(tmp_path, changed(change))
+    assert has_errors(check_source(source).faults)
+    contact_sheet(source)
+    mended, lines = repair(read_annotations(source.path)[0])
+    assert all(isinstance(line, str) for line in lines)
+    write(tmp_path, mended)
+    assert repair(read_annotations(source.path)[0])[1] == []
+
+
+numbers = st.one_of(
+    st.integers(-(10**7), 10**7),
+    st.floats(),
+    st.sampled_from([10**400, True, None, '1', 1e6, -1e6]),
+)
+polygons = st.lists(st.one_of(st.lists(numbers, max_size=8), st.none()), max_size=3)
+
+
+@given(st.lists(polygons, max_size=3))
+def test_a_pass_over_all_polygons_misses_none_that_is_broken(masks):
+    if are_polygons([dict(segmentation=mask) for mask in masks]):
+        assert not any(map(polygons_problem, masks))
+
+
+@given(st.lists(st.tuples(*[st.floats(-1e5, 1e5)] * 3), min_size=2, max_size=50))
+def test_a_pass_over_all_polygons_is_enough_for_those_near_images(points):
+    assert are_polygons([dict(segmentation=[list(chain.from_iterable(2 * points))])])
 
 
 def test_every_annotation_is_told(tmp_path):
