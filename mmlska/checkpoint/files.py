@@ -69,25 +69,6 @@ def is_safetensors(path: Path) -> bool:
     return brace == b'{' and size <= min(LONGEST_HEADER, path.stat().st_size - 8)
 
 
-def check_sizes(path: Path) -> None:
-    """Refuse an archive that would unpack to more than it holds.
-
-    ``torch.save`` stores without compression, so that no honest checkpoint does.
-
-    Raises:
-        CheckpointError: If the parts of a zip archive declare more bytes than the file has.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        declared = sum(part.file_size for part in archive.infolist())
-    if declared > path.stat().st_size:
-        raise CheckpointError(
-            f'checkpoint {str(path)!r} is refused: it has {path.stat().st_size} bytes, and its '
-            f'parts declare {declared}'
-        )
-
-
 def check_kind(path: Path) -> None:
     """Refuse a file that is known to be of another kind.
 

@@ -23,6 +23,7 @@ from mmengine.optim.scheduler import OneCycleParamScheduler
 # A value of these kinds is its bytes. An array of objects, or of structures that may hold some, is
 # made of addresses, which NumPy would follow wherever a file says.
 NUMPY_KINDS = 'biufcSU'
+LARGEST_RANGE = 1_000_000
 # What a process of sharded training (FSDP) saves its part in: tensors, and where they belong.
 SHARDED_TYPES: list[type] = []
 # What classes look up when they are read.
@@ -127,6 +128,13 @@ def _new_list(items: Any = (), maxlen: int | None = None) -> list:
     return list(items)
 
 
+def _new_range(*limits: int) -> range:
+    """Stands in for ``range``, of which a list, or a set, takes as much memory as a file says."""
+    if any(abs(limit) > LARGEST_RANGE for limit in limits):
+        raise pickle.UnpicklingError(f'a range of {limits!r} is not allowed')
+    return range(*limits)
+
+
 def _new_bytes(*data: Any) -> bytes:
     """Stands in for ``bytes``, which makes as many zeros as a file says."""
     if data:
@@ -160,7 +168,6 @@ def plain_types() -> list:
         OneCycleParamScheduler,
         frozenset,
         slice,
-        range,
         *factories,
         *dates,
         *paths,
@@ -170,6 +177,7 @@ def plain_types() -> list:
         _Array,
         (_new_dict, 'collections.defaultdict'),
         (_new_list, 'collections.deque'),
+        (_new_range, 'builtins.range'),
         (_new_bytes, 'builtins.bytes'),
         (_attribute, 'builtins.getattr'),
         *SHARDED_TYPES,

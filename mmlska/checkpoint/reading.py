@@ -29,11 +29,11 @@ from .downloads import FETCHERS
 from .files import (
     CheckpointError,
     check_kind,
-    check_sizes,
     find_file,
     is_safetensors,
     where_else,
 )
+from .memory import check_memory
 from .naming import find_places, is_backbone, without_wrappers
 from .plain_types import plain_types
 
@@ -80,7 +80,6 @@ def read_checkpoint(
         if trust:
             return torch.load(path, map_location=map_location, weights_only=False)
         check_kind(path)
-        check_sizes(path)
         return _read_torch(path, map_location)
     except CheckpointError:
         raise
@@ -100,10 +99,12 @@ def is_trusted(path: Path) -> bool:
 
 def _read_torch(path: Path, map_location: MapLocation) -> Any:
     if not KNOWS_SAFE_GLOBALS:
+        check_memory(path)
         return torch.load(path, map_location=map_location, weights_only=True)
     with torch.serialization.safe_globals(plain_types()), warnings.catch_warnings():
         # Of the protocol, which is harmless.
         warnings.simplefilter('ignore')
+        check_memory(path)
         if zipfile.is_zipfile(path):
             # Mapped storages cannot grow: a tensor larger than its bytes fails before any memory is
             # asked for.

@@ -136,6 +136,7 @@ def test_an_archive_that_would_unpack_to_more_is_refused(tmp_path):
         read_checkpoint(tmp_path / 'a.pth')
 
 
+@pytest.mark.parametrize('is_zip', [True, False])
 @pytest.mark.parametrize(
     'hostile',
     [
@@ -145,15 +146,50 @@ def test_an_archive_that_would_unpack_to_more_is_refused(tmp_path):
         Asks(np.dtype, 'O'),
         Asks(np.ndarray.__reduce__(np.empty(0))[0], np.ndarray, (2**42,), b'b'),
         Asks(bytes, 2**42),
+        Asks(bytearray, 2**42),
+        Asks(list, range(2**42)),
+        Asks(set, range(2**42)),
         Asks(torch._utils._rebuild_tensor_v2, torch.ones(1).untyped_storage(), 0, (2**40,), (1,),
              False, {}),
     ],
-    ids=['objects', 'structure', 'void', 'object type', 'array size', 'bytes size', 'tensor size'],
+    ids=['objects', 'structure', 'void', 'object type', 'array size', 'bytes size', 'zeros',
+         'list size', 'set size', 'tensor size'],
 )  # fmt: skip
-def test_what_asks_for_addresses_or_memory_is_refused(hostile, tmp_path):
-    torch.save({'a': hostile}, tmp_path / 'a.pth')
+def test_what_asks_for_addresses_or_memory_is_refused(hostile, is_zip, tmp_path):
+    torch.save({'a': hostile}, tmp_path / 'a.pth', _use_new_zipfile_serialization=is_zip)
     with pytest.raises(CheckpointError, match=r'a\.pth'):
         read_checkpoint(tmp_path / 'a.pth')
+
+
+def test_tensors_that_an_old_file_only_promises_are_refused(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    start = content.index(b'cpu') + 3
+    # The number of values is the small integer behind the device and its place in the memo.
+    at = content.index(b'K\x03', start)
+    path.write_bytes(content[:at] + b'J' + struct.pack('<i', 2**31 - 1) + content[at + 2 :])
+    with pytest.raises(CheckpointError, match='is refused: it has .* bytes, and the tensors'):
+        read_checkpoint(path)
+
+
+def test_an_old_file_is_read_whole(tmp_path):
+    values = {
+        'view': torch.arange(10.0)[2:5],
+        'half': torch.ones(2).half(),
+        'parameter': torch.nn.Parameter(torch.arange(3.0)),
+        'integer': torch.arange(4),
+        'empty': torch.empty(0),
+        'range': range(3),
+    }
+    torch.save(values, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    read = read_checkpoint(tmp_path / 'a.pth')
+    assert read.pop('range') == values.pop('range')
+    for name, value in values.items():
+        assert torch.equal(read[name], value) and read[name].dtype == value.dtype
+    quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    torch.save(quantized, tmp_path / 'b.pth', _use_new_zipfile_serialization=False)
+    assert torch.equal(read_checkpoint(tmp_path / 'b.pth').dequantize(), quantized.dequantize())
 
 
 def test_a_safetensors_header_that_is_too_long_is_no_header(tmp_path):
