@@ -17,6 +17,8 @@ PUBLISHED = (
 # Names that published weights bear, and names that a run gives to its own files.
 PUBLISHED_NAME = re.compile(r'van|ls?ka|ghost|container', re.IGNORECASE)
 OWN_NAME = re.compile(r'(epoch|iter|best|latest|last)_', re.IGNORECASE)
+# Names of the files among which other libraries divide the weights of one model.
+PART_NAME = re.compile(r'-(\d{5})-of-(\d{5})$')
 LONGEST_HEADER = 100_000_000
 # How files begin that are taken for checkpoints, and what to do about them.
 OTHER_KINDS = {
@@ -51,6 +53,7 @@ def find_file(path: str | os.PathLike) -> Path:
     except RuntimeError as error:
         raise CheckpointError(f'checkpoint {name!r}: there is no such home folder') from error
     if found.is_file():
+        _refuse_part(found)
         return found
     if found.is_dir():
         raise CheckpointError(f'checkpoint {name!r} is a folder: name a file in it')
@@ -60,6 +63,15 @@ def find_file(path: str | os.PathLike) -> Path:
         raise CheckpointError(f'checkpoint {name!r} is no regular file')
     where = f'. {PUBLISHED}.' if _is_published(found) else ''
     raise FileNotFoundError(f'checkpoint {name!r} does not exist{where}')
+
+
+def _refuse_part(path: Path) -> None:
+    part = PART_NAME.search(path.stem)
+    if part and int(part[2]) > 1:
+        raise CheckpointError(
+            f'checkpoint {str(path)!r} is by its name part {int(part[1])} of {int(part[2])}: read '
+            'all parts into one dict of weights, and save that'
+        )
 
 
 def is_safetensors(path: Path) -> bool:

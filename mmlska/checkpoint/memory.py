@@ -10,8 +10,7 @@ from torch import _weights_only_unpickler as torch_unpickler
 
 from .files import CheckpointError
 
-# ``torch.load`` lets a file call these, which make as many zeros as it says. ``torch.save`` does not
-# write one, however a script names its tensors.
+# ``torch.load`` lets a file call these, which make as many zeros as it says.
 MAKERS_OF_ZEROS = {'__builtin__ bytearray', 'builtins bytearray'}
 # Before zip archives a file was five pickles, and behind them the bytes of the tensors.
 PICKLES_BEFORE_WEIGHTS = 3
@@ -46,8 +45,8 @@ def _check_calls(path: Path, file: IO[bytes]) -> None:
     for operation, argument, _ in pickletools.genops(file):
         if operation.name == 'GLOBAL' and argument in MAKERS_OF_ZEROS:
             raise CheckpointError(
-                f'checkpoint {str(path)!r} is refused: it holds a bytearray, which could ask for any '
-                'size of memory'
+                f'checkpoint {str(path)!r} is refused: it holds a bytearray, which could ask for '
+                'any size of memory'
             )
 
 

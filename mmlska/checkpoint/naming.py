@@ -163,6 +163,8 @@ OTHER_BACKBONES = {
         '.sa_weight',
     ),
 }
+# Share of names from which on a file is taken for one of a backbone, be it damaged.
+NEARLY = 0.9
 # The weights by which a place in a larger model is known to be one of our backbones.
 MARKED = re.compile(
     r'(.*?)blocks\d*\.\d+\.(attn\.spatial_gating_unit\.|\d+\.ghost[12]\.short_conv\.|sa_weight)'
@@ -241,11 +243,30 @@ def is_backbone(keys: list[str]) -> bool:
     )
 
 
+def is_nearly_backbone(keys: list[str]) -> bool:
+    """Whether the keys are those of a bare backbone of ours, but for a few, which loading names.
+
+    MSCAN of SegNeXt has nearly the names of VAN too, but for its stem.
+    """
+    names = [canonical(key) for key in keys if not HEAD_KEY.fullmatch(key)]
+    for pattern, mark in [(VAN_KEY, 'patch_embed1.projection.'), *OTHER_BACKBONES.values()]:
+        fitting = [name for name in names if pattern.fullmatch(name)]
+        if len(fitting) >= NEARLY * len(names) and any(mark in name for name in fitting):
+            return True
+    return False
+
+
 def find_places(keys: list[str]) -> list[str]:
     """What the names of our backbones begin with in the weights of a larger model."""
     found = filter(None, (MARKED.match(canonical(key)) for key in keys))
-    return [
+    places = [
         place
         for place in dict.fromkeys(match[1] for match in found)
-        if is_backbone([key.removeprefix(place) for key in keys if key.startswith(place)])
+        if is_nearly_backbone([key.removeprefix(place) for key in keys if key.startswith(place)])
+    ]
+    # What lies inside another is one of the few names there that belong to nothing.
+    return [
+        place
+        for place in places
+        if not any(place.startswith(other) for other in places if other != place)
     ]

@@ -6,6 +6,7 @@ The way of weights from a file into a model: ``read_checkpoint`` reads (:mod:`.r
 function of a dict.
 """
 
+import difflib
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from .files import CheckpointError
-from .naming import HEAD_KEY, canonical, to_mmlska
+from .naming import HEAD_KEY, canonical, find_places, to_mmlska
 from .reading import check_keys, unwrap
 from .recognition import Trait, find_backbone, shape_of
 
@@ -26,6 +29,7 @@ SHOWN_KEYS = 6
 FUSED_MARK = '_fused'
 # Share of a model's names that weights of such a model have at least, be they damaged.
 ALIKE = 0.9
+BLOCK = re.compile(r'.*?\.\d+(?:\.\d+)?(?=\.)')
 
 
 class Comparison(NamedTuple):
@@ -110,6 +114,29 @@ class _Copying(NamedTuple):
     start: dict[str, torch.Tensor]
 
 
+def check_prefixes(module: nn.Module) -> None:
+    """Check the ``prefix`` of each pretrained ``init_cfg`` of a module, where mmengine asserts.
+
+    Raises:
+        CheckpointError: If no weight of the file begins with it. The message names those that do.
+    """
+    given = getattr(module, 'init_cfg', None) or []
+    for cfg in [given] if isinstance(given, dict) else given:
+        if cfg.get('type') not in ('Pretrained', PretrainedInit) or not cfg.get('prefix'):
+            continue
+        path, prefix = cfg['checkpoint'], cfg['prefix'].removesuffix('.') + '.'
+        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
+        names = list(checkpoint.get('state_dict', checkpoint))
+        if not any(name.startswith(prefix) for name in names):
+            starts = find_places(names) or sorted({f'{name.partition(".")[0]}.' for name in names})
+            nearest = difflib.get_close_matches(prefix, starts, n=1)
+            raise CheckpointError(
+                f'no weight of {path!r} begins with prefix={cfg["prefix"]!r}; they begin with '
+                f'{_shown(list(map(repr, filter(None, starts)))) or "no prefix: leave it out"}'
+                + (f'. Perhaps {nearest[0]!r} is meant' if nearest else '')
+            )
+
+
 class WholeLoading:
     """Makes a backbone take the weights of other codebases, completely or with an error.
 
@@ -153,6 +180,16 @@ class WholeLoading:
     def more_remedies(self, given: Mapping, differing: Iterable[str]) -> list[str]:
         """What else the user can do about weights that differ in these config options."""
         return []
+
+    def init_weights(self) -> None:
+        """Initialise as mmengine does.
+
+        Raises:
+            CheckpointError: If ``init_cfg`` names a prefix that no weight of its file has. The
+                message names those that there are.
+        """
+        check_prefixes(self)
+        super().init_weights()
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -246,8 +283,14 @@ class WholeLoading:
         differing = {key: value for key, value in theirs.items() if value != ours.get(key)}
         reasons = [_contrast(value.text, ours[key].text) for key, value in differing.items()]
         if not given:
-            where = f', no name begins with {prefix!r}' if prefix else ''
-            reasons = [f'the checkpoint holds nothing for it{where}']
+            held = f'no name of the checkpoint begins with {prefix!r}, and it is no bare {name}'
+            reasons = [held if prefix else 'the checkpoint holds nothing']
+        elif _is_part(given, comparison):
+            differing = {}
+            reasons = [
+                f'the checkpoint holds {len(given)} of its {len(own)} weights, which fit, and '
+                'lacks the others: it is one of several files, or was written in part'
+            ]
         elif not theirs and len(set(given) & set(own)) < ALIKE * len(own):
             reasons = [f'the checkpoint is of no {name}, it holds {", ".join(list(given)[:3])}']
         lines = [f'{name} loads none of these weights: {"; ".join(reasons) or "they do not fit"}.']
@@ -256,6 +299,26 @@ class WholeLoading:
             remedies = [f'Build the model with {fixes}', *self.more_remedies(given, differing)]
             lines.append(f'{", ".join(remedies)}, or use other weights.')
         return '\n'.join([*lines, *_list_problems(comparison)])
+
+
+def _is_part(given: Mapping, comparison: Comparison) -> bool:
+    """Whether weights fit as far as they go, but end in the middle of a block.
+
+    A model with fewer blocks, or stages, has all weights of those that it has; one of another kind
+    lacks the same ones in every block.
+    """
+    if comparison.superfluous or comparison.is_damaged:
+        return False
+    begun = {_block(key) for key in given}
+    known = {key.removeprefix(_block(key)) for key in given}
+    cut = [key for key in comparison.missing if _block(key) in begun]
+    return any(key.removeprefix(_block(key)) in known for key in cut)
+
+
+def _block(key: str) -> str:
+    """What the name of a weight shares with the others of its block."""
+    found = BLOCK.match(key)
+    return found[0] if found else key.partition('.')[0]
 
 
 def _finish(module: WholeLoading, incompatible_keys: Any) -> None:

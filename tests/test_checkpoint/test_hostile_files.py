@@ -169,7 +169,7 @@ def test_tensors_that_an_old_file_only_promises_are_refused(tmp_path):
     # The number of values is the small integer behind the device and its place in the memo.
     at = content.index(b'K\x03', start)
     path.write_bytes(content[:at] + b'J' + struct.pack('<i', 2**31 - 1) + content[at + 2 :])
-    with pytest.raises(CheckpointError, match='is refused: it has .* bytes, and the tensors'):
+    with pytest.raises(CheckpointError, match=r'is refused: it has .* bytes, and the tensors'):
         read_checkpoint(path)
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmlska.checkpoint import CheckpointError, to_naming
+from mmlska.checkpoint.reading import offer_backbone
 from mmlska.models import VAN
 
 ARCH = dict(embed_dims=[4, 6, 8, 10], depths=[1, 1, 2, 1], ffn_ratios=[2, 2, 2, 2])
@@ -196,8 +197,56 @@ def test_weights_of_another_model():
 
 def test_a_detector_without_weights_for_its_backbone(tmp_path):
     torch.save({'neck.weight': torch.ones(4, 4, 1, 1), 'neck.bias': torch.ones(4)}, tmp_path / 'a')
-    with pytest.raises(CheckpointError, match='the checkpoint holds nothing for it'):
+    with pytest.raises(
+        CheckpointError, match=r"no name of the checkpoint begins with 'backbone\.'"
+    ):
         load_checkpoint(Detector(van()), str(tmp_path / 'a'))
+
+
+@pytest.mark.parametrize('half', [slice(None, 120), slice(120, None)], ids=['first', 'second'])
+def test_one_of_several_files_is_told_as_such(half):
+    weights = dict(list(trained().state_dict().items())[half])
+    message = f'holds {len(weights)} of its 196 weights, which fit, and lacks the others'
+    assert 'Build the model' not in check_refused(van(), weights, message)
+
+
+def test_a_file_that_is_a_part_by_its_name_is_refused(tmp_path):
+    path = tmp_path / 'van-00001-of-00002.pth'
+    torch.save(trained().state_dict(), path)
+    with pytest.raises(CheckpointError, match='by its name part 1 of 2'):
+        van(init_cfg=dict(type='Pretrained', checkpoint=str(path))).init_weights()
+    whole = path.rename(tmp_path / 'van-00001-of-00001.pth')
+    van(init_cfg=dict(type='Pretrained', checkpoint=str(whole))).init_weights()
+
+
+def test_what_stands_beside_a_bare_backbone_is_named_by_load_from(tmp_path):
+    torch.save({**trained().state_dict(), 'extra.weight': torch.ones(1)}, tmp_path / 'a')
+    with pytest.raises(CheckpointError, match=r'1 superfluous in the checkpoint: extra\.weight'):
+        load_checkpoint(Detector(van()), str(tmp_path / 'a'))
+
+
+def test_mscan_is_not_taken_for_a_van():
+    whole = trained().state_dict()
+    weights = {key: value for key, value in whole.items() if 'patch_embed1' not in key}
+    weights['patch_embed1.proj.0.weight'] = torch.ones(1)
+    assert offer_backbone(weights) is weights
+
+
+@pytest.mark.parametrize(
+    ('names', 'wrong', 'told'),
+    [
+        ('backbone.', 'backbon', r"begin with 'backbone\.'\. Perhaps 'backbone\.' is meant"),
+        ('teacher.encoder.', 'encoder.', r"begin with 'teacher\.encoder\.'"),
+        ('', 'model.', r"begin with 'backbone\.'"),
+    ],
+)
+def test_a_wrong_prefix_is_told_with_those_that_there_are(names, wrong, told, tmp_path):
+    path = tmp_path / 'van.pth'
+    weights = {f'{names}{key}': value for key, value in trained().state_dict().items()}
+    torch.save({'state_dict': weights}, path)
+    model = van(init_cfg=dict(type='Pretrained', checkpoint=str(path), prefix=wrong))
+    with pytest.raises(CheckpointError, match=f"begins with prefix='{wrong}'; they {told}"):
+        model.init_weights()
 
 
 def test_init_cfg_and_load_from_do_not_load_in_part(tmp_path):

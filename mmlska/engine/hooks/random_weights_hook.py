@@ -5,6 +5,7 @@ from mmengine.runner import Runner
 
 from mmlska.checkpoint import WholeLoading
 from mmlska.checkpoint.naming import without_wrappers
+from mmlska.checkpoint.strict_loading import check_prefixes
 from mmlska.engine.bare_model import bare_model
 from mmlska.engine.weights import check_init_cfg, check_values, offer_to_backbone
 from mmlska.registry import HOOKS
@@ -18,6 +19,14 @@ class RandomWeightsHook(Hook):
     """
 
     priority = 'VERY_HIGH'
+
+    def before_run(self, runner: Runner) -> None:
+        """Check what the backbone is to start from, before mmengine reads it.
+
+        Raises:
+            CheckpointError: If ``init_cfg`` names a prefix that the file does not have.
+        """
+        check_prefixes(getattr(bare_model(runner), 'backbone', None))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check the values that the model is to take, those of a bare backbone too.
