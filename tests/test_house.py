@@ -29,7 +29,7 @@ ARROWS = {
     'conversion': 'registry ops layers checkpoint models',
     'deploy': 'ops layers checkpoint models',
     'engine': 'data registry shipped patches ops layers checkpoint models conversion deploy',
-    'analysis': 'shipped ops layers checkpoint models conversion engine',
+    'analysis': 'registry shipped ops layers checkpoint models conversion engine',
     'environment': 'registry shipped patches ops',
     '__main__': '__init__ shipped cli environment analysis',
     'benchmarks': 'registry shipped cli evaluation ops layers checkpoint models conversion deploy '
