@@ -137,6 +137,7 @@ def test_wheel_alone_in_an_empty_environment(checkout, tmp_path):
     identity, extras, module = run(python, '-c', show, cwd=tmp_path).splitlines()
     assert identity == f'mmlska {__version__} LICENSE 0'
     assert extras.split() == [
+        'analysis',
         'coco',
         'demo',
         'dev',
@@ -248,7 +249,7 @@ def test_constraints_pin_what_the_extras_ask_for(setup_cfg, python):
     # PyTorch, and Triton, whose version some builds of PyTorch dictate.
     free = {'torch', 'triton'}
     assert not free & set(chosen)
-    for extra in ('onedl', 'pretrain', 'export', 'demo', 'docs', 'release', 'dev'):
+    for extra in ('onedl', 'pretrain', 'export', 'demo', 'analysis', 'docs', 'release', 'dev'):
         for line in requirement_lines(setup_cfg['options.extras_require'][extra]):
             requirement = requirements.Requirement(line)
             if requirement.name not in free:

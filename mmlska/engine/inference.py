@@ -168,6 +168,15 @@ class Predictor:
         with torch.no_grad():
             return self.model.test_step(pseudo_collate([data]))[0]
 
+    def batch(self, path: str | Path) -> dict:
+        """What the model itself gets of one image file: ``inputs`` and ``data_samples``.
+
+        Raises:
+            UnreadableImageError: If the pipeline of the config cannot read the file.
+        """
+        data = pseudo_collate([self.prepare(self.read(path))])
+        return self.model.data_preprocessor(data, False)
+
     def draw(
         self,
         path: str | Path,
