@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-unit test-gpu test-reliability demo bench bench-gpu lint docs release clean
+.PHONY: help install check test test-unit test-gpu test-reliability demo study bench bench-gpu lint docs release clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,6 +16,7 @@ BACKBONE ?= van-lska
 ATTENTION ?= none
 PYTEST_ARGS ?=
 DOCS ?= html
+STUDY ?= full
 BENCH_DATA ?= $(wildcard ../shared/data/coco_mini)
 MAX_JOBS ?= $(shell nproc)
 export MAX_JOBS
@@ -48,6 +49,8 @@ make demo ATTENTION=...   attention on every level of the pyramid: eca or contex
 make bench                install what is missing, measure ours against the official order on the CPU, and rewrite
                           the tables and pictures of docs/benchmarks.md; about five minutes on two cores
 make bench-gpu            the same for its GPU tables, on a machine with a CUDA device; hours
+make study                install what is missing, train some 75 small models, and judge the claims of the LSKA paper by them:
+                          rewrites docs/study.md; under three hours on two cores, STUDY=quick takes about twenty minutes
 make lint                 ruff and codespell
 make docs                 build the documentation into work_dirs/docs; DOCS=linkcheck follows its links to other sites
 make release              build wheel and source archive into dist/, check them, and try each in a fresh environment
@@ -140,6 +143,9 @@ bench: $(READY)
 	@$(BENCH) suite cpu $(if $(BENCH_DATA),--data '$(BENCH_DATA)') --docs docs/benchmarks.md --json work_dirs/benchmark/cpu.json
 	@$(BENCH) sweep layer --shape 1 64 64 64 --rounds 7 --max-seconds 0.5 --against kernel-size --plot docs/images/time_against_kernel_size.png
 	@$(BENCH) sweep layer --kernel-size 23 --rounds 7 --max-seconds 2 --against input-size --plot docs/images/time_against_input_size.png
+
+study: $(READY)
+	@$(BIN)/python -W ignore -m benchmarks.study --scale '$(STUDY)'
 
 bench-gpu: $(READY)
 	@$(BENCH) suite gpu --docs docs/benchmarks.md --json work_dirs/benchmark/gpu.json

@@ -32,8 +32,8 @@ ARROWS = {
     'analysis': 'registry shipped ops layers checkpoint models conversion engine',
     'environment': 'registry shipped patches ops',
     '__main__': '__init__ shipped cli environment analysis',
-    'benchmarks': 'registry shipped cli evaluation ops layers checkpoint models conversion deploy '
-    'analysis engine',
+    'benchmarks': 'registry shipped cli datasets evaluation ops layers checkpoint models '
+    'conversion deploy analysis engine',
     'tools': 'data shipped cli datasets evaluation checkpoint conversion deploy analysis engine',
     'demo': 'registry cli datasets deploy analysis engine',
 }

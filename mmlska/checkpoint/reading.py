@@ -35,6 +35,8 @@ from .files import (
 )
 from .memory import check_memory
 from .naming import find_places, is_backbone, without_wrappers
+from .own_models import SCHEME as OWN_SCHEME
+from .own_models import find_own_model
 from .plain_types import plain_types
 
 WRAPPERS = ('state_dict', 'model', 'state_dict_ema')
@@ -307,7 +309,7 @@ def _loader(fetch: Callable[[str], Path]) -> Callable:
 # By mmengine's patterns of schemes.
 LOADERS = {scheme: _loader(fetch) for scheme, fetch in FETCHERS.items()}
 LOADERS |= {'http://': load_from_http, 'https://': load_from_http, 'mmcls://': load_from_mmcls}
-LOADERS |= {'': load_from_local}
+LOADERS |= {OWN_SCHEME: _loader(find_own_model), '': load_from_local}
 
 
 def register_loaders() -> None:
@@ -325,6 +327,7 @@ def register_loaders() -> None:
         CheckpointLoader.register_scheme('', _offering(mmengine_readers.load_from_local), True)
         http = _offering(mmengine_readers.load_from_http)
         CheckpointLoader.register_scheme(('http://', 'https://'), http, force=True)
+        CheckpointLoader.register_scheme(OWN_SCHEME, LOADERS[OWN_SCHEME], force=True)
         return
     for scheme, loader in LOADERS.items():
         CheckpointLoader.register_scheme(scheme, loader, force=True)
