@@ -90,6 +90,15 @@ def test_what_is_not_so_is_not_confirmed():
     assert equal == [REFUTED, REFUTED]
 
 
+def test_models_that_have_not_learned_decide_nothing():
+    found = made_up(rise=0.0, gap=0.0)
+    for figures in found.accuracy.values():
+        figures.update(dict.fromkeys(figures, 6.8))
+    judged = judging.judge(found)
+    assert {claim.verdict for claim in judged if 'VAN-tiny' in claim.figure} == {CONFIRMED}
+    assert {claim.verdict for claim in judged if 'VAN-tiny' not in claim.figure} == {OPEN}
+
+
 def test_the_page_keeps_its_text_and_has_every_claim(tmp_path):
     found = made_up(1.0, 0.5)
     judged = judging.judge(found)
