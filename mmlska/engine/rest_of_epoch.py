@@ -1,10 +1,11 @@
-"""Going on in the middle of an epoch."""
+"""Going on in the middle of an epoch, or of a training without epochs."""
 
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.dataset import InfiniteSampler
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import BatchSampler, DataLoader
 
 
@@ -57,3 +58,56 @@ def begin_at_start(loop: EpochBasedTrainLoop) -> None:
     if 'loader_of_whole_epochs' in vars(loop):
         loop.dataloader = vars(loop).pop('loader_of_whole_epochs')
         del loop.run_iter
+
+
+class RestOfStream:
+    """The batches of a loader without end, of which the first ones are None instead of loaded.
+
+    The loader is started with the first batch that is loaded.
+
+    Args:
+        loader: A loader over an :class:`InfiniteSampler`.
+        done: How many batches are left out.
+    """
+
+    def __init__(self, loader: DataLoader, done: int) -> None:
+        trained = done * loader.batch_sampler.batch_size
+        samples = loader.sampler._indices_of_rank()
+        loader.sampler.indices = itertools.islice(samples, trained, None)
+        # Else persistent workers that were started before would stay.
+        loader._iterator = None
+        self.loader = loader
+        self.done = done
+        self.batches: Iterator | None = None
+
+    def __next__(self) -> Any:
+        if self.done:
+            self.done -= 1
+            return None
+        if self.batches is None:
+            self.batches = iter(self.loader)
+        return next(self.batches)
+
+
+def begin_in_stream(loop: IterBasedTrainLoop) -> bool:
+    """Let a loop without epochs leave out the batches that it has trained; none of them is loaded.
+
+    mmengine does so by itself where its sampler has ``skip``. Up to 0.10.7 none has, its workers
+    start before any hook is asked, and it loads and drops those batches, which draws random
+    numbers.
+
+    Args:
+        loop: The loop, before it is run.
+
+    Returns:
+        Whether they are left out: another sampler than mmengine's ``InfiniteSampler`` is left to
+        mmengine.
+    """
+    sampler = loop.dataloader.sampler
+    if hasattr(sampler, 'skip'):
+        return True
+    skips_by_itself = hasattr(loop.dataloader_iterator, 'skip_iter')
+    if skips_by_itself or not isinstance(sampler, InfiniteSampler):
+        return False
+    loop.dataloader_iterator = RestOfStream(loop.dataloader, loop.iter)
+    return True

@@ -18,7 +18,7 @@ from mmlska.registry import HOOKS
 from ..batch_seeds import SeededBatches, seed_batches
 from ..full_disk import keep_logging
 from ..random_state import random_state, set_random_state
-from ..rest_of_epoch import begin_at_start, begin_in_epoch
+from ..rest_of_epoch import begin_at_start, begin_in_epoch, begin_in_stream
 from ..saved_checkpoints import (
     PARTIAL,
     choose_checkpoint,
@@ -235,7 +235,7 @@ class SafeCheckpointHook(CheckpointHook):
             done = done * batches // whole
         self._batches_of_epoch = done
         if not isinstance(loop, EpochBasedTrainLoop):
-            skips = hasattr(loop.dataloader.sampler, 'skip')
+            skips = begin_in_stream(loop)
             # What cannot skip loads all batches once more.
             self._batches.begin_at(loop.iter if skips else 0, None if skips else batches)
             return
