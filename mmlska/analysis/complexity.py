@@ -11,6 +11,7 @@ normalisation layers, mmcv 1.x's the biases and activations as well.)
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ PAPER_KINDS = ('LKATrivial', 'LSKATrivial', 'LKA', 'LSKA')
 PAPER_KERNEL_SIZES = (7, 11, 23, 35, 53, 65)
 PAPER_ARCHS = ('tiny', 'small', 'base')
 IMAGENET_CLASSES = 1000
+# Before 2.3 PyTorch counts by module only in those that it is told, and later warns of being told.
+TRACKS_MODULES = find_spec('torch.utils.module_tracker') is not None
 DENSE_HEADS = ('decode_head', 'rpn_head', 'bbox_head', 'mask_head', 'head')
 
 
@@ -280,7 +283,8 @@ def count_whole(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.detach().fill_(0.01 if tensor.is_floating_point() else 0)
     image = torch.zeros(1, image_channels(model), *padded)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    told = None if TRACKS_MODULES else model
+    with torch.no_grad(), FlopCounterMode(told, display=False) as counter:
         model(image, [blank_sample(padded)], mode='tensor')
     flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     model.to('meta')
