@@ -337,7 +337,13 @@ def _offering(load: Callable[..., Any]) -> Callable[..., Any]:
     """A reader of mmengine, with the weights of a bare backbone offered to detectors too."""
 
     def read(filename: str, map_location: MapLocation = None) -> Any:
-        checkpoint = load(filename, map_location)
+        try:
+            checkpoint = load(filename, map_location)
+        # PyTorch names no file.
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f'checkpoint {filename!r} cannot be read ({_reason(error)})'
+            ) from error
         return offer_backbone(checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
 
     return read

@@ -19,6 +19,7 @@ from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.nn.utils import parametrize, prune
+from torch_versions import compiles
 
 from mmlska.deploy import fuse, fusing, list_unfused
 from mmlska.engine.config import load_config
@@ -269,7 +270,9 @@ def test_fused_and_other_weights_are_not_taken_for_each_other(build, strict):
         model.load_state_dict(fused.state_dict(), strict=strict)
 
 
-@pytest.mark.parametrize('build', [van, ghost, container])
+@pytest.mark.parametrize(
+    'build', [pytest.param(van, marks=compiles), ghost, container], ids=lambda build: build.__name__
+)
 def test_a_fused_model_exports_and_traces(build):
     fused = fuse(trained(build(out_indices=1)))
     x = torch.randn(1, 3, 64, 64)
