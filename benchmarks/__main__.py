@@ -75,7 +75,7 @@ def run_sweep(args: argparse.Namespace) -> None:
 def add_suite_options(parser: argparse.ArgumentParser) -> None:
     """Add which suite is measured, and where its tables go."""
     add = parser.add_argument
-    add('suite', help='cpu, gpu or maps')
+    add('suite', help='cpu, gpu, attention or maps')
     add('--data', metavar='FOLDER', help='images of an evaluation, in the layout of COCO')
     add('--only', metavar='WORDS', help='only the tables with these words in the title')
     add('--no-compile', action='store_true', help='leave torch.compile out')

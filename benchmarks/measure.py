@@ -14,6 +14,7 @@ import torch
 from mmlska.analysis import timing
 from mmlska.analysis.timing import Sample, Spread
 from mmlska.ops import Choice, record_choices, use_backend
+from mmlska.ops.large_kernel_attention.operation import ATTENTION
 
 from .settings import WHOLE_MODELS, Settings
 from .subjects import MapSubject, Tensors
@@ -151,7 +152,10 @@ def name_forms(choices: Iterable[Choice]) -> list[str]:
     for choice in choices:
         if choice.operation == 'in_bands':
             names |= {'bands'} & {choice.form}
-        elif choice.operation.startswith('depthwise'):
+        # The plain form of an attention leaves its convolutions to the choice for its cascade.
+        elif choice.operation.startswith('depthwise') or (
+            choice.operation == ATTENTION.name and choice.form != 'plain'
+        ):
             names.add(choice.form + ' (channels_last)' * (choice.layout == 'channels_last'))
     return sorted(names)
 

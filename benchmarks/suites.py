@@ -9,6 +9,7 @@ Suite = dict[str, list[Settings]]
 COMMANDS = {
     'cpu': 'make bench',
     'gpu': 'make bench-gpu',
+    'attention': 'python -m benchmarks suite attention',
     'maps': 'python -m benchmarks suite maps',
 }
 DEMO = 'mask-rcnn_van-lska-nano_fpn_demo_digits'
@@ -60,6 +61,22 @@ def cpu_suite(data: str | None = None) -> Suite:
             whole,
             Settings('evaluation', shape=(2, 3, 320, 512), data=data, rounds=3),
         ],
+    }
+
+
+def attention_suite(data: str | None = None) -> Suite:
+    """One layer of LSKA at the kernel sizes of its paper, on three maps, within six minutes.
+
+    Their sides are such as dilations divide, and as they do not.
+    """
+    layer = Settings('layer', rounds=11, max_seconds=1.5)
+    maps = (1, 64, 128, 128), (1, 64, 96, 160), (1, 128, 56, 72)
+    return {
+        f'LSKA at six kernel sizes, {title}': [
+            layer.but(kernel_size=k, shape=shape, layout=layout, mode=mode)
+            for k, shape, layout in product((7, 11, 23, 35, 53, 65), maps, BOTH_LAYOUTS)
+        ]
+        for mode, title in zip(BOTH_MODES, ('inference', 'training'), strict=True)
     }
 
 
@@ -115,6 +132,7 @@ def gpu_suite(data: str | None = None) -> Suite:
 SUITES: dict[str, Callable[[str | None], Suite]] = {
     'cpu': cpu_suite,
     'gpu': gpu_suite,
+    'attention': attention_suite,
     'maps': maps_suite,
 }
 

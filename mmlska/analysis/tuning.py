@@ -10,6 +10,7 @@ PyTorch's operations take the faster one of both memory layouts.
 """
 
 import functools
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from mmlska.ops import (
 )
 from mmlska.ops.depthwise_cascade import onednn
 from mmlska.ops.dispatch import CASCADE, CONV_GELU, Operation, choose
+from mmlska.ops.large_kernel_attention.operation import ATTENTION
 from mmlska.ops.trial import why_failed
 from mmlska.ops.triton_support import why_no_triton
 
@@ -141,14 +143,17 @@ def _cpu_curves(
     sizes: tuple[int, ...],
 ) -> Iterator[Curve]:
     cascades = {f'{kind}, k={k}': make(k) for kind, make in KINDS.items() for k in kernel_sizes}
-    for label, convolutions in cascades.items():
+    # The cascade alone is what is left to choose where the attention is not taken as a whole.
+    for operation, (label, convolutions) in itertools.product(
+        (ATTENTION, CASCADE), cascades.items()
+    ):
         for layout in (CONTIGUOUS, CHANNELS_LAST):
             name = onednn.case_of(*zip(*convolutions, strict=True), layout)
             if name:
                 runs = functools.partial(
-                    cascade_runs, CASCADE, 'cpu', convolutions, device, dtype, training, [layout]
+                    cascade_runs, operation, 'cpu', convolutions, device, dtype, training, [layout]
                 )
-                case = tuned.Case(CASCADE.name, training, name, dtype)
+                case = tuned.Case(operation.name, training, name, dtype)
                 yield Curve(case, label, sizes, runs)
     if dtype == 'float32':
         size = (min(BLOCK_SIZE, sizes[-1]),)
@@ -220,7 +225,10 @@ def cascade_runs(
     layouts: Sequence[torch.memory_format],
     elements: int,
 ) -> dict[str, Run]:
-    """An operation by its reference form in some layouts, and by a fast one in the last of them."""
+    """An operation by its reference form in some layouts, and by a fast one in the last of them.
+
+    For attention a 1x1 convolution follows those of its cascade.
+    """
     dtype = getattr(torch, dtype)
     x = map_of(elements, device, dtype, CONTIGUOUS)
     maps = [x.clone(memory_format=layout) for layout in layouts]
@@ -229,8 +237,12 @@ def cascade_runs(
         (torch.randn(CHANNELS, 1, *kernel, device=device) / kernel[0] / kernel[1]).to(dtype)
         for kernel, _ in convolutions
     ]
-    biases = [torch.randn(CHANNELS, device=device).to(dtype) for _ in convolutions]
     dilations = [dilation for _, dilation in convolutions]
+    if operation is ATTENTION:
+        mix = torch.randn(CHANNELS, CHANNELS, 1, 1, device=device) / CHANNELS**0.5
+        weights.append(mix.to(dtype))
+        dilations.append(1)
+    biases = [torch.randn(CHANNELS, device=device).to(dtype) for _ in weights]
 
     def call(name: str, x: torch.Tensor) -> Sequence[torch.Tensor]:
         with use_backend(name):

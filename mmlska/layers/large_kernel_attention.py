@@ -9,7 +9,7 @@ holds LSKA alone, at six kernel sizes. Written from the equations, with the offi
 weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from mmlska.ops import (
     decompose_kernel,
     depthwise_cascade,
     in_right_layout,
+    large_kernel_attention,
+    why_no_pointwise_conv,
     why_no_same_conv,
     why_watched,
 )
@@ -82,14 +84,25 @@ class _DepthwiseGate(nn.Module):
             return x * self.conv1(self.cascade(x))
         else:
             check_map(self, x, self.conv1)
-            return x * self.conv1(_apply(self.depthwise_convs(), x))
+            return _gate(x, self.depthwise_convs(), self.conv1)
+
+
+def _gate(x: torch.Tensor, convs: Sequence[nn.Module], mix: nn.Module) -> torch.Tensor:
+    """``x * mix(cascade(x))`` in one operation, or in parts where a module must be called."""
+    if _why_one_by_one(convs, x) or why_watched(mix) or why_no_pointwise_conv(mix):
+        return x * mix(_apply(convs, x))
+    return large_kernel_attention(x, *_parameters(*convs, mix))
+
+
+def _parameters(*convs: nn.Conv2d) -> Iterator[tuple]:
+    """Weights, biases and dilations of convolutions."""
+    return zip(*[(conv.weight, conv.bias, conv.dilation[0]) for conv in convs], strict=True)
 
 
 def _apply(convs: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     """Apply depth-wise convolutions in one operation, or one by one where they must be called."""
     if not _why_one_by_one(convs, x):
-        parts = [(conv.weight, conv.bias, conv.dilation[0]) for conv in convs]
-        return depthwise_cascade(x, *zip(*parts, strict=True))
+        return depthwise_cascade(x, *_parameters(*convs))
     for conv in convs:
         if isinstance(x, torch.Tensor) and isinstance(conv, nn.Conv2d):
             x = in_right_layout(x, conv)

@@ -161,6 +161,23 @@ def is_watched(*modules: nn.Module) -> bool:
     return bool(why_watched(*modules))
 
 
+def why_no_pointwise_conv(conv: nn.Module) -> str:
+    """What keeps a module from being a 1x1 convolution of as many channels as it takes.
+
+    Args:
+        conv (nn.Module): The module.
+
+    Returns:
+        str: The reason; '' if there is none.
+    """
+    reason = why_no_same_conv(conv)
+    if reason:
+        return reason
+    if conv.kernel_size != (1, 1) or conv.groups > 1 or conv.in_channels != conv.out_channels:
+        return 'a convolution is not a 1x1 one of equally many channels in and out'
+    return ''
+
+
 def why_no_same_conv(*convs: nn.Module, depthwise: bool = False, reach: int | None = None) -> str:
     """What keeps modules from being 2-D convolutions that leave the size of a map as it is.
 

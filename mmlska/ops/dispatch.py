@@ -70,8 +70,8 @@ class Choice(NamedTuple):
     """What was chosen for one call, see :func:`record_choices`.
 
     Attributes:
-        operation: 'depthwise_cascade', 'depthwise_gelu', 'add_scaled', 'in_fast_layout' or
-            'in_bands'.
+        operation: 'large_kernel_attention', 'depthwise_cascade', 'depthwise_gelu', 'add_scaled',
+            'in_fast_layout' or 'in_bands'.
         form: The backend whose form ran, 'plain' for the reference; of 'add_scaled' also
             'one_pass', in inference; of 'in_fast_layout' 'channels_last' or 'unchanged', of
             'in_bands' 'bands' or 'whole'.

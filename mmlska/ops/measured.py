@@ -57,9 +57,10 @@ class Row(NamedTuple):
 # What is the smallest map for these depends on what follows: their callers know it.
 KNOWN_BY_CALLERS = ('in_fast_layout', 'in_bands')
 AMD, INTEL = 'AuthenticAMD', 'GenuineIntel'
-CASCADE = 'depthwise_cascade'
+CASCADE, ATTENTION = 'depthwise_cascade', 'large_kernel_attention'
 ZEN4 = '2026-11-20', 'docs/benchmarks.md, CPU'
 XEON = '2026-11-25', 'docs/benchmarks.md, Other processors'
+ZEN5 = '2026-11-26', 'docs/benchmarks.md, Attention in one operation'
 
 TABLE = {
     Key(AMD, CASCADE, False, 'long dilated squares'): Row(2**15, *ZEN4),
@@ -69,11 +70,25 @@ TABLE = {
     Key(AMD, CASCADE, False, 'long dilated lines in channels_last'): Row(2**17, *ZEN4),
     Key(AMD, CASCADE, True, 'long dilated lines in channels_last'): Row(2**16, *ZEN4),
     Key(AMD, CASCADE, True, 'short dilated'): Row(2**18, *ZEN4),
+    Key(AMD, CASCADE, True, 'short dilated in channels_last'): Row(2**18, *ZEN4),
     Key(AMD, CASCADE, False, 'long undilated lines'): Row(2**16, *ZEN4),
     Key(AMD, CASCADE, True, 'long undilated lines'): Row(2**16, *ZEN4),
     Key(AMD, CASCADE, True, 'undilated rows in channels_last'): Row(2**17, *ZEN4),
     Key(INTEL, CASCADE, False, 'long dilated lines'): Row(128 * 56 * 72, *XEON),
     Key(INTEL, CASCADE, True, 'long dilated lines'): Row(128 * 56 * 72, *XEON),
+    Key(AMD, ATTENTION, False, 'long dilated squares'): Row(2**15, *ZEN5),
+    Key(AMD, ATTENTION, True, 'long dilated squares'): Row(2**16, *ZEN5),
+    Key(AMD, ATTENTION, False, 'long dilated lines'): Row(2**17, *ZEN5),
+    Key(AMD, ATTENTION, True, 'long dilated lines'): Row(2**16, *ZEN5),
+    Key(AMD, ATTENTION, False, 'long dilated lines in channels_last'): Row(2**17, *ZEN5),
+    Key(AMD, ATTENTION, True, 'long dilated lines in channels_last'): Row(2**16, *ZEN5),
+    Key(AMD, ATTENTION, False, 'short dilated'): Row(2**18, *ZEN5),
+    Key(AMD, ATTENTION, True, 'short dilated'): Row(2**17, *ZEN5),
+    Key(AMD, ATTENTION, False, 'short dilated in channels_last'): Row(2**19, *ZEN5),
+    Key(AMD, ATTENTION, True, 'short dilated in channels_last'): Row(2**18, *ZEN5),
+    Key(AMD, ATTENTION, False, 'long undilated lines'): Row(2**15, *ZEN5),
+    Key(AMD, ATTENTION, True, 'long undilated lines'): Row(2**16, *ZEN5),
+    Key(AMD, ATTENTION, True, 'undilated rows in channels_last'): Row(2**18, *ZEN5),
     Key(AMD, 'in_fast_layout', False): Row(1, *ZEN4),
     Key(AMD, 'in_fast_layout', True): Row(1, *ZEN4),
     Key(AMD, 'in_bands', False): Row(1, *ZEN4),

@@ -16,7 +16,7 @@ from mmlska.analysis import timing
 from mmlska.analysis.timing import Sample, Spread
 from mmlska.layers.build import build_layer
 from mmlska.ops import depthwise_cascade, record_choices, use_backend
-from mmlska.ops.depthwise_cascade import onednn
+from mmlska.ops.large_kernel_attention import onednn
 
 CPU = torch.device('cpu')
 DOCS = Path(__file__).parents[2] / 'docs' / 'benchmarks.md'
@@ -277,6 +277,10 @@ def test_the_form_that_ran_is_recorded():
     with record_choices() as choices, use_backend('cpu'):
         depthwise_cascade(torch.ones(1, 1, 3, 3), [torch.ones(1, 1, 1, 3)], [None], [1])
     assert measure.name_forms(choices) == ['cpu']
+    attention = choices[0]._replace(operation='large_kernel_attention')
+    assert measure.name_forms([attention]) == ['cpu']
+    # Its cascade is chosen, and told, for itself.
+    assert measure.name_forms([attention._replace(form='plain'), choices[0]]) == ['cpu']
 
 
 def test_a_reference_by_a_fast_form_is_refused():
@@ -492,7 +496,9 @@ def test_tables_are_chosen_by_words_in_their_title_and_without_compiling():
     assert run.choose_suite('cpu', None, None, True) == suites.cpu_suite()
     with pytest.raises(ValueError, match=r"'layers'.*there are LSKA, one layer; Depth-wise"):
         run.choose_suite('cpu', None, 'layers', True)
-    with pytest.raises(ValueError, match="no suite 'gup': there are cpu, gpu, maps; did you mean"):
+    with pytest.raises(
+        ValueError, match="no suite 'gup': there are cpu, gpu, attention, maps; did you mean"
+    ):
         run.choose_suite('gup', None, None, True)
     cases = run.choose_suite('gpu', None, 'Blocks', False)['Blocks of VAN-base']
     assert cases and not any(one.compile for one in cases)
@@ -509,7 +515,7 @@ def test_a_table_is_even_and_fills_short_rows_up():
 
 
 def test_the_document_has_a_part_for_each_suite_that_is_documented():
-    for name in ('cpu', 'gpu'):
+    for name in ('cpu', 'gpu', 'attention'):
         report.check_markers(DOCS, name)
 
 

@@ -9,7 +9,7 @@ from torch.fx import symbolic_trace
 from torch_versions import compiles
 
 from mmlska.layers import LKA, LSKA, LKATrivial, LSKATrivial, decompose_kernel
-from mmlska.ops import use_backend
+from mmlska.ops import record_choices, use_backend
 
 KINDS = [LKA, LSKA, LKATrivial, LSKATrivial]
 
@@ -263,16 +263,18 @@ def depthwise_names(layer):
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('hook', ['forward_hook', 'forward_pre_hook', 'full_backward_hook'])
-def test_hooks_on_the_convolutions_inside_are_called(kind, hook):
+@pytest.mark.parametrize('backend', ['auto', 'cpu'])
+def test_hooks_on_the_convolutions_inside_are_called(kind, hook, backend):
     layer, x = kind(4, 11), torch.randn(1, 4, 8, 9, requires_grad=True)
     expected = layer(x)
-    for name in depthwise_names(layer):
+    for name in [*depthwise_names(layer), 'conv1']:
         called = []
         handle = getattr(getattr(layer, name), f'register_{hook}')(
             lambda *args, called=called: called.append(args) or None
         )
-        out = layer(x)
-        out.sum().backward()
+        with use_backend(backend):
+            out = layer(x)
+            out.sum().backward()
         handle.remove()
         assert len(called) == 1, name
         assert torch.allclose(out, expected, atol=1e-6)
@@ -306,6 +308,49 @@ def test_a_convolution_inside_that_was_replaced_does_its_own(kind):
         parameter.data *= 2
     setattr(layer, name, new)
     assert torch.allclose(layer(x), doubled_by_weights(x), atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('backend', ['auto', 'cpu'])
+@pytest.mark.parametrize(
+    'mix',
+    [
+        nn.Conv2d(4, 4, 1, groups=2),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 4, (1, 3), padding=(0, 1), padding_mode='circular'),
+        nn.Conv2d(4, 1, 1),
+        nn.Identity(),
+    ],
+)
+def test_a_1x1_convolution_that_was_replaced_does_its_own(kind, backend, mix):
+    layer, x = kind(4, 11), torch.randn(1, 4, 8, 9)
+    weight = layer.conv1.weight
+    # The check of the map asks a weight for its dtype.
+    layer.conv1 = mix if isinstance(mix, nn.Conv2d) else Unchanged(weight)
+    expected = x
+    for conv in layer.depthwise_convs():
+        expected = conv(expected)
+    with use_backend(backend):
+        assert torch.allclose(layer(x), x * layer.conv1(expected), atol=1e-5)
+
+
+class Unchanged(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_whole_layer_is_one_operation(kind):
+    layer, x = kind(4, 11), torch.randn(1, 4, 8, 9)
+    with use_backend('cpu'), record_choices() as choices:
+        layer(x)
+    assert [(choice.operation, choice.form) for choice in choices] == [
+        ('large_kernel_attention', 'cpu')
+    ]
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -7,7 +7,14 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlska.layers import LKA, LSKA, ConvFFN
-from mmlska.ops import call_context, use_backend, why_no_same_conv, why_observed, why_watched
+from mmlska.ops import (
+    call_context,
+    use_backend,
+    why_no_pointwise_conv,
+    why_no_same_conv,
+    why_observed,
+    why_watched,
+)
 
 
 def observed_under(transform, x):
@@ -127,6 +134,27 @@ def test_any_other_is_named(conv, reason):
 
 def test_a_convolution_that_sees_other_rows_is_named():
     assert 'kernel' in why_no_same_conv(same_conv(), reach=1)
+
+
+@pytest.mark.parametrize(
+    ('conv', 'reason'),
+    [
+        (nn.Conv2d(4, 4, 1), ''),
+        (nn.Conv2d(4, 4, 1, dilation=3, bias=False), ''),
+        (nn.Conv2d(4, 4, 1, padding='same'), ''),
+        (nn.Conv2d(4, 4, 1, groups=2), 'is not a 1x1 one'),
+        (nn.Conv2d(4, 6, 1), 'is not a 1x1 one'),
+        (nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), 'is not a 1x1 one'),
+        (nn.Conv2d(4, 4, 3, padding=1), 'is not a 1x1 one'),
+        (nn.Conv2d(4, 4, 1, stride=2), 'stride'),
+        (nn.Conv2d(4, 4, 1, padding=1), 'padding'),
+        (nn.Conv1d(4, 4, 1), 'Conv1d'),
+        (nn.Identity(), 'Identity'),
+    ],
+)
+def test_a_pointwise_convolution_is_one_and_any_other_is_named(conv, reason):
+    found = why_no_pointwise_conv(conv)
+    assert (reason in found) if reason else found == ''
 
 
 def by_modules(layer, x):

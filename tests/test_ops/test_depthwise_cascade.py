@@ -52,10 +52,10 @@ def test_inference_equals_training(backend, kind):
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('channels', [16, 17, 40])
-def test_inference_by_slices_of_channels_is_the_same(monkeypatch, channels, layout):
-    monkeypatch.setattr(onednn, 'IN_SLICE', 1)
-    x, weights, biases, dilations = make('LSKA', 23, channels=channels, size=(8, 9))
+@pytest.mark.parametrize('in_group', [1, 500, 10**6])
+def test_inference_by_groups_of_images_is_the_same(monkeypatch, in_group, layout):
+    monkeypatch.setattr(onednn, 'IN_GROUP', in_group)
+    x, weights, biases, dilations = make('LSKA', 23, size=(8, 9), batch=5)
     biases[1] = None
     x = x.contiguous(memory_format=layout)
     results = []

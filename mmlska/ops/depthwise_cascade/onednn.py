@@ -4,17 +4,16 @@ oneDNN's depth-wise kernels are fast, forward and backward, for channels_last ma
 without dilation; its weight gradients only for kernels that are one column wide. Everything else
 runs ten to fifty times slower. Nothing is approximated to stay within these cases:
 
-- In channels_last a map of ``H x W`` positions is also one of ``H/d x dW`` positions, or one of
-  ``H x W/d`` positions with ``dC`` channels: the same memory, in which neighbours along one axis
-  stand ``d`` apart. A 1-D kernel of dilation ``d`` has no dilation there.
+- A dilated kernel is one without dilation on another view of the map, see ``arrangement.py``.
 - A row of a channels_last map is a map of one column, in which a horizontal kernel is vertical.
 
-The sides are padded with zeros to multiples of the dilation, once for the cascade. That is what a
-convolution sees beyond the border anyway, provided that the padding is zero again before each one.
+``mmlska/ops/large_kernel_attention/onednn.py`` builds on :func:`infer`, :func:`forward` and
+:func:`backward`.
 """
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +23,20 @@ from .. import argument_checks, measured
 from ..call_context import is_autocast, layout_of, needs_gradients
 from ..form import Signature
 from . import reference
+from .arrangement import (
+    Arrangement,
+    arrange,
+    effective_dilations,
+    is_short,
+    redilate,
+    rows_of,
+    undilate,
+)
 
 CHANNELS_LAST = torch.channels_last
-# Elements of a map that, with the maps made of it, stays in the cache. Its memory is used again for
-# the next slice, where that of large maps is asked for anew, page by page.
-IN_SLICE = 2**19
+# Elements of the images that are computed together without gradients, if there are several. They
+# stay in the cache, and their memory is used again for the next ones.
+IN_GROUP = 2**19
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 Weights = Sequence[torch.Tensor]
 Biases = Sequence[torch.Tensor | None]
@@ -82,12 +90,11 @@ def case_of(
     Kernels are given by height and width.
     """
     is_last = layout == CHANNELS_LAST
-    effective = _effective_dilations(kernels, dilations)
+    effective = effective_dilations(kernels, dilations)
     dilated = [(k, d) for k, d in zip(kernels, effective, strict=True) if d > 1]
     if dilated:
-        # Forward, oneDNN is fast for dilated kernels too as long as they are short.
-        if all((max(kernel) - 1) * dilation < 16 for kernel, dilation in dilated):
-            return 'short dilated'
+        if all(is_short(*pair) for pair in dilated):
+            return 'short dilated in channels_last' if is_last else 'short dilated'
         if any(min(kernel) > 1 for kernel, _ in dilated):
             return 'long dilated squares'
         return 'long dilated lines in channels_last' if is_last else 'long dilated lines'
@@ -106,18 +113,26 @@ def run(
     dilations: Sequence[int],
 ) -> torch.Tensor:
     """Apply the convolutions in the given order, see :func:`mmlska.ops.depthwise_cascade`."""
-    dilations = _effective_dilations([weight.shape[2:] for weight in weights], dilations)
     if needs_gradients(x, *weights, *biases):
-        return _Cascade.apply(x, dilations, *weights, *biases)
-    return _in_slices(x, weights, biases, dilations)
+        return _Cascade.apply(x, tuple(dilations), *weights, *biases)
+    arrangement = arrange_for(x, weights, dilations, training=False)
+    out = torch.empty_like(x, memory_format=layout_of(x))
+    for images, target in zip(in_groups(x), in_groups(out), strict=True):
+        target.copy_(arrangement.crop(infer(images, weights, biases, arrangement)))
+    return out
 
 
-def _effective_dilations(
-    kernels: Sequence[Sequence[int]], dilations: Sequence[int]
-) -> tuple[int, ...]:
-    """The dilations of kernels of these heights and widths: a single tap has none."""
-    pairs = zip(kernels, dilations, strict=True)
-    return tuple([dilation if max(kernel) > 1 else 1 for kernel, dilation in pairs])
+def in_groups(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The map ``(N, C, H, W)`` by as many images as the cache holds, at least one."""
+    return x.split(max(1, IN_GROUP // x[0].numel()))
+
+
+def arrange_for(
+    x: torch.Tensor, weights: Weights, dilations: Sequence[int], training: bool
+) -> Arrangement:
+    """The arrangement of a cascade for a map ``(N, C, H, W)``."""
+    kernels = tuple([weight.shape[2:] for weight in weights])
+    return arrange(x.shape[2:], kernels, tuple(dilations), training)
 
 
 def to_channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -131,6 +146,17 @@ def to_channels_last(x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def in_layout(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+    """A map ``(N, C, H, W)`` in channels_last in a layout; itself if it is in that already."""
+    if layout == CHANNELS_LAST or x.shape[2:].numel() < 2**10:
+        return x.contiguous(memory_format=layout)
+    # As above.
+    out = torch.empty_like(x, memory_format=layout)
+    for image, target in zip(x, out.flatten(2), strict=True):
+        target.copy_(image.permute(1, 2, 0).reshape(-1, x.shape[1]).t())
+    return out
+
+
 class _Cascade(torch.autograd.Function):
     """The cascade with a backward pass that stays within the fast cases too."""
 
@@ -140,10 +166,11 @@ class _Cascade(torch.autograd.Function):
     ) -> torch.Tensor:
         number = len(dilations)
         weights, biases = parameters[:number], parameters[number:]
-        out, maps = _forward(x, weights, biases, dilations, training=True)
         ctx.dilations = dilations
+        ctx.arrangement = arrange_for(x, weights, dilations, training=True)
+        *maps, out = forward(x, weights, biases, ctx.arrangement)
         ctx.save_for_backward(x, *parameters, *maps)
-        return _crop(out, x)
+        return ctx.arrangement.crop(out).contiguous(memory_format=layout_of(x))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -153,146 +180,104 @@ class _Cascade(torch.autograd.Function):
         needed = [flag for i, flag in enumerate(ctx.needs_input_grad) if i != 1]
         if torch.is_grad_enabled():
             grads = reference.backward(grad, x, weights, biases, ctx.dilations, needed)
-        else:
-            grads = _backward(grad, x, weights, maps, ctx.dilations, needed)
+            return grads[0], None, *grads[1:]
+        grad = ctx.arrangement.pad(to_channels_last(grad))
+        grads = backward(grad, weights, maps, ctx.arrangement, needed)
+        if grads[0] is not None:
+            grads[0] = in_layout(grads[0], layout_of(x))
         return grads[0], None, *grads[1:]
 
 
-def _in_slices(
-    x: torch.Tensor, weights: Weights, biases: Biases, dilations: Sequence[int]
+def infer(
+    x: torch.Tensor, weights: Weights, biases: Biases, arrangement: Arrangement
 ) -> torch.Tensor:
-    """The result ``(N, C, H, W)``, without gradients, by as many channels as the cache holds."""
-    n, c, h, w = x.shape
-    channels = max(16, IN_SLICE // (n * h * w) // 16 * 16)
-    if channels >= c:
-        return _crop(_forward(x, weights, biases, dilations, training=False)[0], x)
-    out = torch.empty_like(x, memory_format=layout_of(x))
-    for start in range(0, c, channels):
-        part = slice(start, start + channels)
-        own_weights = [weight[part] for weight in weights]
-        own_biases = [None if bias is None else bias[part] for bias in biases]
-        padded, _ = _forward(x[:, part], own_weights, own_biases, dilations, training=False)
-        out[:, part] = padded[:, :, :h, :w]
-    return out
+    """The result of :func:`forward` alone. Each map on the way is freed as soon as it was seen."""
+    return deque(forward(x, weights, biases, arrangement), maxlen=1).pop()
 
 
-def _forward(
-    x: torch.Tensor, weights: Weights, biases: Biases, dilations: Sequence[int], training: bool
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The result of a map ``(N, C, H, W)``, padded to ``(N, C, H', W')``.
+def forward(
+    x: torch.Tensor, weights: Weights, biases: Biases, arrangement: Arrangement
+) -> Iterator[torch.Tensor]:
+    """What each convolution of a map ``(N, C, H, W)`` sees, and last the result; channels_last.
 
-    For training also the map of that size which each convolution saw.
+    They have the margins of the arrangement from its first undilated convolution on.
     """
-    size = x.shape[2:]
-    maps = []
-    current = _pad(x, _padded_size(size, weights, dilations, training))
-    for i, (weight, bias, dilation) in enumerate(zip(weights, biases, dilations, strict=True)):
-        if i:
-            _clear_padding(current, size, weight)
-        if training:
-            maps.append(current)
-        current = _convolve(current, weight, bias, dilation)
-    return current, maps
+    first = arrangement.first
+    current = to_channels_last(x)
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if i >= first:
+            current = arrangement.pad(current)
+            arrangement.clear(current, _axes(weight))
+        yield current
+        more = arrangement.padding if i == first - 1 else (0, 0)
+        how = arrangement.dilations[i], arrangement.undilated[i], more
+        current = _convolve(current, weight, bias, *how)
+    yield current
 
 
-def _backward(
+def backward(
     grad: torch.Tensor,
-    x: torch.Tensor,
     weights: Weights,
     maps: Sequence[torch.Tensor],
-    dilations: Sequence[int],
+    arrangement: Arrangement,
     needed: Sequence[bool],
-) -> tuple[torch.Tensor | None, ...]:
+) -> list[torch.Tensor | None]:
     """Gradients of the map, the weights and the biases, None where none is needed.
 
-    ``grad`` and ``x`` are ``(N, C, H, W)``, the padded ``maps (N, C, H', W')`` those of
-    :func:`_forward`.
+    ``maps`` are those of :func:`forward`, without the result. ``grad``, that of the result, has its
+    margins, which are zero; both are in channels_last.
     """
-    number = len(weights)
+    number, dilations = len(weights), arrangement.dilations
     need_weight, need_bias = needed[1 : 1 + number], needed[1 + number :]
     for_weights, for_biases = [None] * number, [None] * number
-    grad = _pad(grad, maps[0].shape[2:])
     for i in reversed(range(number)):
+        if i == arrangement.first - 1:
+            # A copy: oneDNN is slow where the gradient has margins that the map has not.
+            grad = to_channels_last(arrangement.crop(grad))
         for_weights[i], for_biases[i] = _parameter_gradients(
             grad, maps[i], weights[i], dilations[i], [need_weight[i], need_bias[i]]
         )
         if not (needed[0] or any(need_weight[:i]) or any(need_bias[:i])):
-            return None, *for_weights, *for_biases
+            return [None, *for_weights, *for_biases]
         grad = _input_gradient(grad, weights[i], dilations[i])
-        _clear_padding(grad, x.shape[2:], weights[i])
-    return _crop(grad, x), *for_weights, *for_biases
+        if i >= arrangement.first:
+            arrangement.clear(grad, _axes(weights[i]))
+    grad = grad if arrangement.first else arrangement.crop(grad)
+    return [grad, *for_weights, *for_biases]
 
 
-def _padded_size(
-    size: Sequence[int], weights: Weights, dilations: Sequence[int], training: bool
-) -> tuple[int, int]:
-    """Height and width that the dilations divide, along each axis where that is needed."""
-
-    def side(axis: int) -> int:
-        divisors = [
-            dilation
-            for weight, dilation in zip(weights, dilations, strict=True)
-            # Forward, oneDNN is fast for kernels of one column, dilated or not.
-            if weight.shape[axis] > 1 and (training or weight.shape[3] > 1)
-        ]
-        multiple = math.lcm(1, *divisors)
-        return -(-size[axis - 2] // multiple) * multiple
-
-    return side(2), side(3)
-
-
-def _pad(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """The map ``(N, C, H, W)`` in channels_last with zeros up to the size ``(H', W')``.
-
-    The map itself if there is nothing to do.
-    """
-    height, width = x.shape[2:]
-    if (height, width) == tuple(size):
-        return to_channels_last(x)
-    if x.is_contiguous():
-        x = to_channels_last(x)
-    padded = torch.empty(
-        (*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=CHANNELS_LAST
-    )
-    padded[:, :, :height, :width] = x
-    padded[:, :, height:] = 0
-    padded[:, :, :height, width:] = 0
-    return padded
-
-
-def _clear_padding(padded: torch.Tensor, size: Sequence[int], weight: torch.Tensor) -> None:
-    """Make ``(N, C, H', W')`` zero beyond the size ``(H, W)`` along the axes of a kernel."""
-    if weight.shape[2] > 1 and padded.shape[2] > size[0]:
-        padded[:, :, size[0] :] = 0
-    if weight.shape[3] > 1 and padded.shape[3] > size[1]:
-        padded[:, :, :, size[1] :] = 0
-
-
-def _crop(padded: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The part of ``(N, C, H', W')`` of the size and in the layout of a map ``(N, C, H, W)``."""
-    cropped = padded[:, :, : like.shape[2], : like.shape[3]]
-    return cropped.contiguous(memory_format=layout_of(like))
+def _axes(weight: torch.Tensor) -> list[int]:
+    """The axes of a map along which a kernel reaches."""
+    return [axis for axis in (2, 3) if weight.shape[axis] > 1]
 
 
 def _convolve(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    dilation: int,
+    undilated: bool,
+    more: Sequence[int],
 ) -> torch.Tensor:
-    """One convolution of a map ``(N, C, H', W')`` in channels_last."""
-    if weight.shape[3] == 1:
-        return reference.run(x, [weight], [bias], [dilation])
-    view = _undilate(x, weight, dilation)
-    repeats = view.shape[1] // x.shape[1]
-    weight_there = weight.repeat(repeats, 1, 1, 1)
-    bias_there = None if bias is None else bias.repeat(repeats)
-    return _redilate(reference.run(view, [weight_there], [bias_there], [1]), x, weight)
+    """One convolution of a map in channels_last, with more padding than keeps its size."""
+    kernel, channels = weight.shape[2:], len(weight)
+    if not undilated or kernel[1] == 1:
+        padding = [dilation * (k // 2) + m for k, m in zip(kernel, more, strict=True)]
+        return F.conv2d(x, weight, bias, 1, padding, dilation, channels)
+    view = undilate(x, kernel, dilation)
+    repeats = view.shape[1] // channels
+    weight = weight.repeat(repeats, 1, 1, 1)
+    bias = None if bias is None else bias.repeat(repeats)
+    padding = [k // 2 for k in kernel]
+    return redilate(F.conv2d(view, weight, bias, 1, padding, 1, len(weight)), x, kernel)
 
 
 def _input_gradient(grad: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
     """Gradient ``(N, C, H', W')`` of what a convolution saw, from that of what it made."""
-    view = _undilate(grad, weight, dilation)
+    view = undilate(grad, weight.shape[2:], dilation)
     weight_there = weight.repeat(view.shape[1] // grad.shape[1], 1, 1, 1)
     found = _convolution_backward(view, view, weight_there, [True, False, False])[0]
-    return _redilate(found, grad, weight)
+    return redilate(found, grad, weight.shape[2:])
 
 
 def _parameter_gradients(
@@ -308,8 +293,10 @@ def _parameter_gradients(
     flag for the weight and one for the bias.
     """
     horizontal = weight.shape[2] == 1
-    undilate = _rows if horizontal else _undilate
-    grad, x = (undilate(t, weight, dilation) for t in (grad, x))
+    if horizontal:
+        grad, x = rows_of(grad, dilation), rows_of(x, dilation)
+    else:
+        grad, x = (undilate(t, weight.shape[2:], dilation) for t in (grad, x))
     upright = weight.transpose(2, 3) if horizontal else weight
     # oneDNN leaves its fast case also where the kernel is longer than the map.
     missing = [max(0, upright.shape[axis] - x.shape[axis]) for axis in (3, 2)]
@@ -330,44 +317,3 @@ def _convolution_backward(
     return torch.ops.aten.convolution_backward(
         grad, x, weight, [channels], [1, 1], reach, [1, 1], False, [0, 0], channels, needed
     )
-
-
-def _undilate(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
-    """The map in which a kernel of dilation ``d`` has none; 1-D kernels need no copy.
-
-    A map ``(N, C, H, W)`` becomes ``(N, dC, H, W/d)`` for a row, ``(N, C, H/d, dW)`` for a column,
-    ``(ddN, C, H/d, W/d)`` for a rectangle.
-    """
-    if dilation == 1:
-        return x
-    n, c, h, w = x.shape
-    d = dilation
-    last = x.permute(0, 2, 3, 1)
-    if weight.shape[2] == 1:
-        last = last.reshape(n, h, w // d, d * c)
-    elif weight.shape[3] == 1:
-        last = last.reshape(n, h // d, d * w, c)
-    else:
-        last = last.reshape(n, h // d, d, w // d, d, c).permute(0, 2, 4, 1, 3, 5)
-        last = last.reshape(n * d * d, h // d, w // d, c)
-    return last.permute(0, 3, 1, 2)
-
-
-def _redilate(view: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Undo :func:`_undilate` for a map of the shape ``(N, C, H, W)`` of ``x``."""
-    n, c, h, w = x.shape
-    last = view.permute(0, 2, 3, 1)
-    if weight.shape[2] > 1 and weight.shape[3] > 1:
-        d = h // view.shape[2]
-        last = last.reshape(n, d, d, h // d, w // d, c).permute(0, 3, 1, 4, 2, 5)
-    return last.reshape(n, h, w, c).permute(0, 3, 1, 2)
-
-
-def _rows(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
-    """Each row as a map of ``d`` columns, in which a horizontal kernel is vertical.
-
-    A map ``(N, C, H, W)`` becomes ``(NH, C, W/d, d)``; the kernel is not looked at.
-    """
-    n, c, h, w = x.shape
-    last = x.permute(0, 2, 3, 1).reshape(n * h, w // dilation, dilation, c)
-    return last.permute(0, 3, 1, 2)
