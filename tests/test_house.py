@@ -28,6 +28,7 @@ ARROWS = {
     '__init__': 'models',
     'conversion': 'registry ops layers checkpoint models',
     'deploy': 'ops layers checkpoint models',
+    'bridges': 'layers checkpoint models',
     'engine': 'data registry shipped patches ops layers checkpoint models conversion deploy',
     'analysis': 'registry shipped ops layers checkpoint models conversion engine',
     'environment': 'registry shipped patches ops',
@@ -52,7 +53,10 @@ LIBRARIES = {
 }
 # Rooms that import others of ours in functions alone.
 LIGHT = {'__init__'}
-ONLY_IN_FUNCTIONS = {'mmdet', 'mmseg', 'mmpretrain', 'timm', 'transformers'}
+ONLY_IN_FUNCTIONS = {
+    *('mmdet', 'mmseg', 'mmpretrain'),
+    *('timm', 'transformers', 'segmentation_models_pytorch', 'ultralytics'),
+}
 
 
 class Import(NamedTuple):

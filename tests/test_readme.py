@@ -19,6 +19,7 @@ from script_runs import new_managers, parse_here, run
 from short_runs import cut_down, train
 from torch import nn
 
+from mmlska.analysis.ablation.spec import make_spec, read_settings
 from mmlska.engine.config import find_config
 from mmlska.engine.launch import prepare_training
 from mmlska.models import VAN
@@ -387,9 +388,17 @@ def test_a_command_of_the_documents_is_understood(snippet, monkeypatch):
             check_script(ROOT / program, rest)
 
 
+@pytest.mark.parametrize('snippet', all_of('yaml'), ids=str)
+def test_an_ablation_of_the_documents_is_read(snippet, tmp_path):
+    file = tmp_path / 'mine.yaml'
+    file.write_text(snippet.code)
+    spec = make_spec(read_settings(file))
+    assert spec.base.is_file() and spec.additions and spec.places
+
+
 def test_every_block_of_code_is_tried():
     """A language that no test knows would be tried by none."""
-    known = {'python', 'shell', 'bibtex', 'text'}
+    known = {'python', 'shell', 'yaml', 'bibtex', 'text'}
     assert {s.language for path in READMES for s in snippets(path)} <= known
 
 

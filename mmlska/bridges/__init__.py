@@ -1,0 +1,1 @@
+"""Our backbones in other frameworks: one file each, which imports its framework in functions."""
