@@ -183,6 +183,10 @@ def form_fault(path: str, kind: str, mode: str, pixels: np.ndarray) -> Fault | N
         return Fault(
             path, f'has the mode {mode}, more than 8 bit: mmseg cuts values at 255', remedy
         )
+    if 1 in pixels.shape:
+        words = f'is {pixels.shape[1]} x {pixels.shape[0]} pixels'
+        message = f'{words}: mmseg drops a side of one, and stops when its turn comes'
+        return Fault(path, message, 'drop it with its image')
     return None
 
 

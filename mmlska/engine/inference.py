@@ -199,7 +199,8 @@ class Predictor:
         self.visualizer.add_datasample(
             Path(path).name,
             displayable(self.read(path)['img'], self.channel_order),
-            prediction,
+            # A tensor of one pixel is an index to NumPy, by which mmseg draws.
+            prediction if self.is_detector else prediction.numpy(),
             draw_gt=False,
             show=show,
             out_file=None if out_file is None else str(out_file),

@@ -35,6 +35,8 @@ BROKEN = {
     'all ignored': (lambda p: save_label(p, MAP * 0 + 255), 'all are ignored', WARNING),
     'JPEG': (lambda p: save_label(p, MAP, format='JPEG'), 'JPEG-compressed', ERROR),
     'zero bytes': (lambda p: p.write_bytes(b''), 'zero bytes', ERROR),
+    'one row': (lambda p: save_label(p, MAP[:1]), 'drops a side of one', ERROR),
+    'one pixel': (lambda p: save_label(p, MAP[:1, :1]), 'drops a side of one', ERROR),
     'truncated': (lambda p: p.write_bytes(p.read_bytes()[:-60]), 'is damaged', ERROR),
     'text': (lambda p: p.write_text('no image'), 'is no image', ERROR),
 }

@@ -223,6 +223,14 @@ def test_segments_are_blended_with_the_image(folder, segmentor, tmp_path):
     np.testing.assert_allclose(read_image(out_file)[corner], expected[corner], atol=1)
 
 
+@pytest.mark.parametrize('size', [(1, 1), (1, 9), (9, 1)])
+def test_an_image_of_one_row_is_drawn(size, segmentor, tmp_path):
+    image, out_file = tmp_path / 'image.png', tmp_path / 'out.png'
+    cv2.imwrite(str(image), np.zeros((*size, 3), np.uint8))
+    segmentor.draw(image, segmentor(image), out_file)
+    assert cv2.imread(str(out_file)).shape == (*size, 3)
+
+
 def test_a_prediction_is_told_in_words(detector, segmentor, folder):
     assert detector.describe(detection(0.9)) == '1 x 7'
     assert detector.describe(detection(0.2)) == 'nothing above a score of 0.3'

@@ -1,5 +1,6 @@
 """Channels that a backbone hands out against those that its neck or head is built for."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -168,7 +169,7 @@ def _runs_on(module: nn.Module, maps: Sequence[torch.Tensor]) -> bool:
     try:
         module.eval()
         with torch.no_grad():
-            module(maps)
+            module(maps, **_previous_output(module, maps))
     except Exception:
         # Code that meets a map that it is not made for may raise anything.
         return False
@@ -176,6 +177,14 @@ def _runs_on(module: nn.Module, maps: Sequence[torch.Tensor]) -> bool:
         for part, mode in modes:
             part.training = mode
     return True
+
+
+def _previous_output(module: nn.Module, maps: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a head of a cascade, such as OCRHead, takes from the head before it beside the maps."""
+    if 'prev_output' not in inspect.signature(module.forward).parameters:
+        return {}
+    first = maps[_as_list(module.in_index)[0]]
+    return dict(prev_output=first.new_zeros(1, module.num_classes, *first.shape[2:]))
 
 
 def _as_list(value: int | Sequence[int] | None) -> list[int]:

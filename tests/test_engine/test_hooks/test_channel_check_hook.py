@@ -192,6 +192,31 @@ def test_a_choice_of_maps_is_tried_as_it_is_given():
         check_channels(wrong)
 
 
+@pytest.mark.parametrize(
+    ('taken', 'right'),
+    [
+        (dict(in_channels=64, in_index=3), '32'),
+        (dict(in_channels=[8, 9], in_index=[0, 1], input_transform='resize_concat'), '[8, 16]'),
+    ],
+    ids=str,
+)
+def test_a_head_that_takes_the_output_of_the_head_before_it_is_checked(taken, right):
+    pytest.importorskip('mmseg')
+    from mmseg.models.decode_heads import OCRHead
+
+    def head(**options):
+        settings = dict(norm_cfg=dict(type='BN'), channels=8, ocr_channels=4, num_classes=3)
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            return OCRHead(**options, **settings)
+
+    backbone = VAN(ARCH).eval()
+    fitting = dict(taken, in_channels=32 if right == '32' else [8, 16])
+    check_channels(Part(backbone=backbone, decode_head=nn.ModuleList([head(**fitting)])))
+    with pytest.raises(ValueError, match=r'decode_head\.0\.in_channels=.*does not fit') as error:
+        check_channels(Part(backbone=backbone, decode_head=nn.ModuleList([head(**taken)])))
+    assert f'Set model.decode_head.0.in_channels={right}' in str(error.value)
+
+
 @pytest.mark.parametrize('index', [3, -2])
 def test_an_index_beyond_the_maps_does_not_run_and_is_named(index):
     model = segmentor(dict(in_channels=32, in_index=index), out_indices=(3,))
