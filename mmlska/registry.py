@@ -31,15 +31,23 @@ try:
     from mmengine.registry import HOOKS as MMENGINE_HOOKS
     from mmengine.registry import METRICS as MMENGINE_METRICS
     from mmengine.registry import MODELS as MMENGINE_MODELS
+    from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
     from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
     from mmengine.registry import Registry
 except ImportError:
-    MODELS, HOOKS, METRICS, WEIGHT_INITIALIZERS = Names(), Names(), Names(), Names()
+    MODELS, HOOKS, METRICS = Names(), Names(), Names()
+    STRATEGIES, WEIGHT_INITIALIZERS = Names(), Names()
 else:
     MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmlska', locations=['mmlska.models'])
     HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmlska', locations=['mmlska.engine'])
     METRICS = Registry(
         'metric', parent=MMENGINE_METRICS, scope='mmlska', locations=['mmlska.evaluation']
+    )
+    STRATEGIES = Registry(
+        'strategy',
+        parent=MMENGINE_STRATEGIES,
+        scope='mmlska',
+        locations=['mmlska.engine.sharded_strategy'],
     )
     WEIGHT_INITIALIZERS = Registry(
         'weight initializer',

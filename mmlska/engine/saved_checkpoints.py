@@ -32,11 +32,13 @@ def fault(path: str | os.PathLike) -> str:
     """What keeps a saved checkpoint from being whole, empty if nothing.
 
     A file is read to its end and compared with the checksums that ``torch.save`` has written into
-    it; nothing of it is unpickled. A folder, as sharded training saves it, must hold something.
+    it; nothing of it is unpickled. A folder, as sharded training saves it, must hold whole files.
     """
     path = Path(path)
     if path.is_dir():
-        return '' if any(path.iterdir()) else 'is an empty folder'
+        parts = sorted(path.iterdir())
+        faults = [f'has the part {part.name}, which {fault(part)}' for part in parts if fault(part)]
+        return next(iter(faults), '' if parts else 'is an empty folder')
     if not path.is_file():
         return 'does not exist'
     size = path.stat().st_size

@@ -66,9 +66,12 @@ def test_the_fault_is_named(tmp_path, content, reason):
     assert fault(path).startswith(reason)
 
 
-def test_a_folder_of_shards_is_whole_if_it_holds_something(tmp_path):
+def test_a_folder_of_shards_is_whole_if_it_holds_whole_files(tmp_path):
     assert fault(tmp_path) == 'is an empty folder'
-    (tmp_path / 'shard').touch()
+    (tmp_path / 'rank1.pth').touch()
+    assert fault(tmp_path) == 'has the part rank1.pth, which is empty'
+    (tmp_path / 'rank1.pth').unlink()
+    torch.save({}, tmp_path / 'rank0.pth')
     assert fault(tmp_path) == ''
 
 
