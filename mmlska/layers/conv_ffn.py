@@ -78,17 +78,22 @@ class ConvFFN(nn.Module):
         )
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.drop(self._mix(self.fc1(x)))
-        return self.drop(self.fc2(x))
+        return self.drop(self.fc2(self.drop(self._hidden(x))))
 
-    def _mix(self, x: torch.Tensor) -> torch.Tensor:
-        """Depth-wise convolution and activation, in one operation where nothing forbids it."""
-        conv, act = self.dwconv, self.act
-        if not isinstance(x, torch.Tensor) or not may_fuse_gelu(x.device):
-            return act(conv(x))
-        if _why_not_fused(conv, act):
-            return act(conv(x))
-        return depthwise_gelu(x, conv.weight, conv.bias)
+    def _hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """What the activation makes, ``(N, hidden_channels, H, W)``.
+
+        Where nothing forbids it and a fast form may run, the depth-wise convolution, the activation
+        and the bias of the 1x1 before them are one operation.
+        """
+        if (
+            not isinstance(x, torch.Tensor)
+            or not may_fuse_gelu(x)
+            or _why_not_fused(self.fc1, self.dwconv, self.act)
+        ):
+            return self.act(self.dwconv(self.fc1(x)))
+        mixed = nn.functional.conv2d(x, self.fc1.weight)
+        return depthwise_gelu(mixed, self.dwconv.weight, self.dwconv.bias, self.fc1.bias)
 
 
 def why_not_by_parts(act: nn.Module, *pointwise: nn.Module) -> str:
@@ -103,13 +108,19 @@ def why_not_by_parts(act: nn.Module, *pointwise: nn.Module) -> str:
     return why_watched(act, *pointwise) or why_no_same_conv(*pointwise, reach=0)
 
 
-def _why_not_fused(conv: nn.Module, act: nn.Module) -> str:
-    """Why a convolution and an activation are called one by one; '' if GELU can be fused in."""
+def _why_not_fused(pointwise: nn.Module, conv: nn.Module, act: nn.Module) -> str:
+    """Why convolutions and activation are called one by one; '' if they can be fused."""
     if torch.jit.is_tracing():
         return 'torch.jit.trace names operations by the modules that they are in'
     if type(act) is not nn.GELU or act.approximate != 'none':
         return 'the activation is not the exact GELU'
-    reason = why_watched(conv, act) or why_no_same_conv(conv, depthwise=True, reach=1)
-    if not reason and conv.kernel_size != (3, 3):
-        return 'the kernel is not 3x3'
+    reason = (
+        why_watched(pointwise, conv, act)
+        or why_no_same_conv(pointwise, reach=0)
+        or why_no_same_conv(conv, depthwise=True, reach=1)
+    )
+    if not reason and (pointwise.kernel_size, conv.kernel_size) != ((1, 1), (3, 3)):
+        return 'the kernels are not 1x1 and 3x3'
+    if not reason and pointwise.groups != 1:
+        return 'the 1x1 has groups'
     return reason

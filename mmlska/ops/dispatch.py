@@ -133,7 +133,10 @@ def depthwise_cascade(
 
 
 def depthwise_gelu(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    shift: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Apply a 3x3 depth-wise convolution that keeps the size of the map, then GELU.
 
@@ -144,19 +147,35 @@ def depthwise_gelu(
         x (Tensor): Map ``(N, C, H, W)``.
         weight (Tensor): Kernel ``(C, 1, 3, 3)``.
         bias (Tensor | None): Bias ``(C,)``, or None.
+        shift (Tensor, optional): What is added to the map before it is convolved, ``(C,)``: the
+            bias of the convolution that made it. The padding stays zero. Defaults to None: nothing.
 
     Returns:
         Tensor: Map ``(N, C, H, W)`` in the memory layout of ``x``.
     """
-    call = x, [weight], [bias], [1]
-    if not may_fuse_gelu(x.device):
+    call = x, [weight], [bias, shift], [1]
+    if not triton_is_usable(x.device):
         return gelu_reference.run(*call)
     return choose(CONV_GELU, *call).run(*call)
 
 
-def may_fuse_gelu(device: torch.device) -> bool:
-    """Whether :func:`depthwise_gelu` has a fast form for a device, so that asking may pay."""
-    return triton_is_usable(device)
+def may_fuse_gelu(x: torch.Tensor) -> bool:
+    """Whether :func:`depthwise_gelu` may run in a fast form, so that asking it may pay.
+
+    Only then is it worth while to leave the bias of what makes its map to it.
+
+    Args:
+        x (Tensor): A map on the device in question.
+    """
+    if not triton_is_usable(x.device) or is_exporting():
+        return False
+    if not is_compiling() and why_observed(x):
+        return False
+    backend = chosen_backend()
+    if backend != 'auto':
+        return backend == 'triton'
+    training = torch.is_grad_enabled()
+    return not why_slower(CONV_GELU.name, x.device, None, training, dtype_in_use(x))
 
 
 @contextmanager

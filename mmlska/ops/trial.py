@@ -7,8 +7,9 @@ process is beyond this.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import torch
 
@@ -17,23 +18,57 @@ from .depthwise_cascade import reference as cascade_reference
 from .depthwise_cascade import triton_op as cascade_triton_op
 from .depthwise_gelu import reference as gelu_reference
 from .depthwise_gelu import triton_op as gelu_triton_op
-from .form import Form
+from .residual import reference as residual_reference
+from .residual import triton_op as residual_triton_op
 
 logger = logging.getLogger('mmlska')
 
-# Name, fast form, reference form, heights and widths of the kernels, their dilations. The cascade
-# is LSKA's: it has all parts that a march may have.
+MAP = (2, 16, 5, 7)
+CHANNELS = MAP[1:2]
+Tensors = Sequence[torch.Tensor]
+
+
+class Case(NamedTuple):
+    """An operation that is tried.
+
+    Attributes:
+        name: Its name, as in :class:`mmlska.ops.Choice`.
+        run: Maps the gradient of the result and the tensors to the result and all gradients, by
+            kernels and without PyTorch's autograd. A gradient that there is none of is None.
+        reference: Maps the tensors to the result, by PyTorch's own operations.
+        shapes: Shapes of the tensors, the first one being the map.
+    """
+
+    name: str
+    run: Callable[[torch.Tensor, Tensors], Sequence[torch.Tensor | None]]
+    reference: Callable[[Tensors], torch.Tensor]
+    shapes: Sequence[Sequence[int]]
+
+
+# The cascade is LSKA's: it has all parts that a march may have.
+DILATIONS = (1, 1, 2, 2)
 CASES = (
-    (
+    Case(
         'depthwise_cascade',
-        cascade_triton_op,
-        cascade_reference,
-        ((1, 3), (3, 1), (1, 3), (3, 1)),
-        (1, 1, 2, 2),
+        lambda grad, tensors: cascade_triton_op.OPERATION.run_with_gradients(
+            grad, tensors, DILATIONS
+        ),
+        lambda t: cascade_reference.run(t[0], t[1:5], t[5:], DILATIONS),
+        (MAP, *((16, 1, *kernel) for kernel in ((1, 3), (3, 1)) * 2), *[CHANNELS] * 4),
     ),
-    ('depthwise_gelu', gelu_triton_op, gelu_reference, ((3, 3),), (1,)),
+    Case(
+        'depthwise_gelu',
+        lambda grad, tensors: gelu_triton_op.OPERATION.run_with_gradients(grad, tensors, (1,)),
+        lambda t: gelu_reference.run(t[0], t[1:2], t[2:], (1,)),
+        (MAP, (16, 1, 3, 3), CHANNELS, CHANNELS),
+    ),
+    Case(
+        'add_scaled',
+        lambda grad, tensors: residual_triton_op.run_with_gradients(grad, *tensors),
+        lambda t: residual_reference.run(*t),
+        (MAP, MAP, CHANNELS, (2, 1, 1, 1)),
+    ),
 )
-SIZE = (1, 16, 5, 7)
 # Of the largest value of a tensor. Rounding in float32 makes about 1e-6 of it.
 LARGEST_ERROR = 1e-4
 
@@ -88,23 +123,18 @@ def _in_one_line(error: Exception) -> str:
 
 def _why_different(device: torch.device) -> str:
     """Which case does not compute what PyTorch does on the CPU; '' if all do."""
-    for name, form, reference, kernels, dilations in CASES:
-        x, grad = _waves(SIZE, 1), _waves(SIZE, 2)
-        weights = [_waves((SIZE[1], 1, *kernel), 3 + i) for i, kernel in enumerate(kernels)]
-        biases = [_waves(SIZE[1:2], 7 + i) for i in range(len(kernels))]
-        expected = _run_reference(reference, grad, x, weights, biases, dilations)
-        found = form.run_with_gradients(
-            grad.to(device),
-            x.to(device),
-            [weight.to(device) for weight in weights],
-            [bias.to(device) for bias in biases],
-            dilations,
-        )
+    for case in CASES:
+        grad = _waves(MAP, 1)
+        tensors = [_waves(shape, 2 + i) for i, shape in enumerate(case.shapes)]
+        expected = _run_reference(case.reference, grad, tensors)
+        found = case.run(grad.to(device), [tensor.to(device) for tensor in tensors])
         for value, truth in zip(found, expected, strict=True):
+            if value is None:
+                continue
             error = ((value.cpu() - truth).abs().max() / truth.abs().max()).item()
             # Written so that it catches NaN.
             if not error <= LARGEST_ERROR:
-                return f'{name} is off by {error:.1e} of the largest value'
+                return f'{case.name} is off by {error:.1e} of the largest value'
     return ''
 
 
@@ -120,15 +150,9 @@ def _waves(shape: Sequence[int], frequency: int) -> torch.Tensor:
 
 
 def _run_reference(
-    reference: Form,
-    grad: torch.Tensor,
-    x: torch.Tensor,
-    weights: Sequence[torch.Tensor],
-    biases: Sequence[torch.Tensor],
-    dilations: Sequence[int],
+    run: Callable[[Tensors], torch.Tensor], grad: torch.Tensor, tensors: Tensors
 ) -> list[torch.Tensor]:
-    """The result and the gradients of the map, the weights and the biases, on the CPU."""
-    leaves = [tensor.clone().requires_grad_() for tensor in (x, *weights, *biases)]
-    number = len(weights)
-    out = reference.run(leaves[0], leaves[1 : 1 + number], leaves[1 + number :], dilations)
+    """The result and the gradients of all tensors, on the CPU."""
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    out = run(leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]

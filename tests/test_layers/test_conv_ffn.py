@@ -80,12 +80,12 @@ def test_an_activation_that_sees_the_map_sees_the_whole(bands_everywhere):
 @pytest.fixture
 def asked(monkeypatch):
     """Maps of which the convolution and GELU were asked for in one operation."""
-    monkeypatch.setattr(conv_ffn, 'may_fuse_gelu', lambda device: True)
+    monkeypatch.setattr(conv_ffn, 'may_fuse_gelu', lambda x: True)
     maps = []
 
-    def note(x, weight, bias):
+    def note(x, *parameters):
         maps.append(x.shape)
-        return depthwise_gelu(x, weight, bias)
+        return depthwise_gelu(x, *parameters)
 
     monkeypatch.setattr(conv_ffn, 'depthwise_gelu', note)
     return maps
@@ -96,14 +96,15 @@ def test_convolution_and_gelu_are_one_operation_unless_watched(asked):
     ffn, seen = ConvFFN(4, 8), []
     expected = ffn(x)
     assert asked == [(1, 8, 5, 6)]
-    assert torch.equal(expected, ffn.fc2(ffn.act(ffn.dwconv(ffn.fc1(x)))))
-    for watched in (ffn.dwconv, ffn.act):
+    # The bias of the 1x1 is added later, which rounds otherwise.
+    torch.testing.assert_close(expected, ffn.fc2(ffn.act(ffn.dwconv(ffn.fc1(x)))))
+    for watched in (ffn.fc1, ffn.dwconv, ffn.act):
         handle = watched.register_forward_hook(lambda *call: seen.append(call))
-        assert torch.equal(ffn(x), expected)
+        torch.testing.assert_close(ffn(x), expected)
         handle.remove()
     traced = torch.jit.trace(ffn, x, check_trace=False)
-    assert torch.equal(traced(x), expected)
-    assert len(asked) == 1 and len(seen) == 2
+    torch.testing.assert_close(traced(x), expected)
+    assert len(asked) == 1 and len(seen) == 3
 
 
 @pytest.mark.parametrize(
@@ -123,8 +124,18 @@ def test_another_convolution_is_called_as_the_module_that_it_is(options, asked):
     assert not asked
 
 
+@pytest.mark.parametrize(
+    'options', [dict(kernel_size=3, padding=1), dict(kernel_size=1, groups=2)], ids=str
+)
+def test_another_first_convolution_is_called_as_the_module_that_it_is(options, asked):
+    ffn, x = ConvFFN(4, 8), torch.randn(1, 4, 5, 6)
+    ffn.fc1 = nn.Conv2d(4, 8, **options)
+    assert torch.equal(ffn(x), ffn.fc2(ffn.act(ffn.dwconv(ffn.fc1(x)))))
+    assert not asked
+
+
 def test_devices_without_a_fast_form_are_not_asked(asked, monkeypatch):
-    monkeypatch.setattr(conv_ffn, 'may_fuse_gelu', lambda device: False)
+    monkeypatch.setattr(conv_ffn, 'may_fuse_gelu', lambda x: False)
     ConvFFN(4, 8)(torch.randn(1, 4, 5, 6))
     assert not asked
 

@@ -21,7 +21,7 @@ CASES = [
     for layout in LAYOUTS
 ]
 CASES += [(80, dtype, 'channels_last') for dtype in (torch.bfloat16, torch.float32)]
-MAPS = ('grad', 'x', 'bias', 'out', 'for_inner')
+MAPS = ('grad', 'x', 'bias', 'shift', 'out', 'for_inner')
 
 
 def main():
@@ -36,14 +36,14 @@ def main():
         )
         kernels = {
             'forward': (convolve, dict(tile, GELU=True)),
-            'for input': (convolve, dict(tile, GELU=False, bias=None)),
+            'for input': (convolve, dict(tile, GELU=False, bias=None, shift=None)),
             'backward': (differentiate, dict(tile, ROWS=triton_kernels.GRADIENT_ROWS)),
         }
         sums = torch.float64 if dtype == torch.float64 else torch.float32
         types = {**dict.fromkeys(MAPS, dtype), 'taps': sums, 'partial': sums}
         for name, (kernel, constants) in kernels.items():
             constants = {**constants, dense: 1}
-            compiled = compile_kernel(kernel, types, constants, capability, {})
+            compiled = compile_kernel(kernel, types, constants, capability, triton_kernels.OPTIONS)
             print(capability, NAMES[dtype], layout, name, *resources(compiled), sep='\t')
 
 

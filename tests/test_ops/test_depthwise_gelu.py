@@ -1,6 +1,7 @@
 """The kernels run on a GPU where there is one, in Triton's interpreter where there is none."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -52,8 +53,10 @@ def make(size, channels=5, batch=2, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, channels, *size, generator=generator, dtype=torch.float64)
     weight = torch.randn(channels, 1, 3, 3, generator=generator, dtype=torch.float64) / 2
-    bias = torch.randn(channels, generator=generator, dtype=torch.float64)
-    return tuple(t.to(DEVICE, dtype) for t in (x, weight, bias))
+    bias, shift = (
+        torch.randn(channels, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
+    return tuple(t.to(DEVICE, dtype) for t in (x, weight, bias, shift))
 
 
 def grad_like(out):
@@ -61,10 +64,10 @@ def grad_like(out):
     return grad.to(DEVICE, out.dtype)
 
 
-def with_gradients(backend, x, weight, bias, layout=torch.contiguous_format):
-    """Output and the gradients of the map, the weight and the bias, of a fixed random loss."""
-    x = x.detach().clone(memory_format=layout)
-    leaves = [t.detach().requires_grad_() for t in (x, weight.clone(), bias.clone())]
+def with_gradients(backend, x, *parameters, layout=torch.contiguous_format):
+    """Output and the gradients of the map and the parameters, of a fixed random loss."""
+    leaves = [x.clone(memory_format=layout), *(parameter.clone() for parameter in parameters)]
+    leaves = [t.detach().requires_grad_() for t in leaves]
     with use_backend(backend):
         out = depthwise_gelu(*leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, grad_like(out))]
@@ -116,14 +119,47 @@ def test_tiles_and_programs_fit_together(dtype, layout, monkeypatch):
 
 
 def test_is_gelu_of_a_convolution_by_its_equation():
-    x, weight, bias = make((6, 7), 3)
-    padded = F.pad(x, (1, 1, 1, 1))
+    x, weight, bias, shift = make((6, 7), 3)
+    # The padding of the map that is shifted is zero.
+    padded = F.pad(x + shift[:, None, None], (1, 1, 1, 1))
     taps = [(i, j, padded[:, :, i : i + 6, j : j + 7]) for i in range(3) for j in range(3)]
     inner = bias[:, None, None] + sum(weight[:, 0, i, j, None, None] * part for i, j, part in taps)
     expected = inner * torch.special.ndtr(inner)
     for backend in ('plain', 'triton'):
         with use_backend(backend):
-            assert relative_error(depthwise_gelu(x, weight, bias), expected) <= 1e-12
+            found = depthwise_gelu(x, weight, bias, shift)
+        assert relative_error(found, expected) <= 1e-12
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_beyond_the_border_a_shifted_map_is_zero_exactly(dtype, large_tiles):
+    # With a map that the shift cancels, nothing but what stands for the border is left.
+    shift = torch.tensor([1000.1, -3e-5, 7.77], device=DEVICE).to(dtype)
+    x = -shift[None, :, None, None].expand(1, 3, 4, 5).contiguous()
+    weight = torch.ones(3, 1, 3, 3, dtype=dtype, device=DEVICE)
+    with use_backend('triton'):
+        assert not depthwise_gelu(x, weight, None, shift).any()
+
+
+def test_gelu_and_its_slope_are_exact_on_a_dense_grid(large_tiles, monkeypatch):
+    monkeypatch.setattr(triton_kernels, 'MOST_DENSE', 2**14)
+    x = torch.cat([torch.linspace(-14, 14, 40001), torch.logspace(-30, 30, 601)])
+    x = torch.cat([x, -x]).to(DEVICE).view(1, 1, 1, -1).requires_grad_()
+    weight = torch.zeros(1, 1, 3, 3, device=DEVICE)
+    weight[..., 1, 1] = 1
+    with use_backend('triton'):
+        out = depthwise_gelu(x, weight, None)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    exact = x.detach().double()
+    chance = torch.special.ndtr(exact)
+    slope = chance + exact * torch.exp(-0.5 * exact.square()) / math.sqrt(2 * math.pi)
+    # Relative to what GELU lets through at most; a rounding of float32 is 6e-8.
+    error = (out.detach().double() - exact * chance).abs() / exact.abs()
+    assert error.max() <= 5e-7
+    assert (grad.double() - slope).abs().max() <= 5e-7
+    # What is left of negative values is a small number, not a difference of large ones.
+    tail = (exact > -6) & (exact < -1e-20)
+    assert ((out.detach().double() / (exact * chance))[tail] - 1).abs().max() <= 1e-4
 
 
 def test_far_from_zero_the_gradient_is_that_of_a_step(large_tiles):
@@ -139,37 +175,39 @@ def test_far_from_zero_the_gradient_is_that_of_a_step(large_tiles):
 
 @layouts
 def test_weight_gradients_are_deterministic_and_keep_layouts(layout, large_tiles):
-    x, weight, bias = make((13, 17), 8, dtype=torch.float32)
-    first = with_gradients('triton', x, weight, bias, layout)
-    kept = [t.clone() for t in (x, weight, bias)]
-    second = with_gradients('triton', x, weight, bias, layout)
+    call = make((13, 17), 8, dtype=torch.float32)
+    first = with_gradients('triton', *call, layout=layout)
+    kept = [t.clone() for t in call]
+    second = with_gradients('triton', *call, layout=layout)
     assert all(map(torch.equal, first, second))
-    assert all(map(torch.equal, kept, (x, weight, bias)))
+    assert all(map(torch.equal, kept, call))
     assert first[0].is_contiguous(memory_format=layout)
     assert first[1].is_contiguous(memory_format=layout)
 
 
 def test_takes_maps_and_gradients_that_lie_anyhow_in_memory(large_tiles):
-    x, weight, bias = make((14, 12), 4)
-    expected = with_gradients('plain', x[:, 1:, ::2, 1::2], weight[1:], bias[1:])
+    x, *parameters = make((14, 12), 8)
+    parameters = [parameter[1::2] for parameter in parameters]
+    assert not parameters[0].is_contiguous()
+    expected = with_gradients('plain', x[:, 1::2, ::2, 1::2], *parameters)
     leaf = x.requires_grad_()
     with use_backend('triton'):
-        out = depthwise_gelu(leaf[:, 1:, ::2, 1::2], weight[1:], bias[1:])
+        out = depthwise_gelu(leaf[:, 1::2, ::2, 1::2], *parameters)
     grad = grad_like(out)
     turned = grad.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
     (found,) = torch.autograd.grad(out, leaf, turned, retain_graph=True)
     assert relative_error(out.detach(), expected[0]) <= 1e-12
-    assert relative_error(found[:, 1:, ::2, 1::2], expected[1]) <= 1e-12
+    assert relative_error(found[:, 1::2, ::2, 1::2], expected[1]) <= 1e-12
     (constant,) = torch.autograd.grad(out.sum(), leaf)
     with use_backend('plain'):
-        out = depthwise_gelu(leaf[:, 1:, ::2, 1::2], weight[1:], bias[1:])
+        out = depthwise_gelu(leaf[:, 1::2, ::2, 1::2], *parameters)
     assert relative_error(constant, torch.autograd.grad(out.sum(), leaf)[0]) <= 1e-12
 
 
 def test_frozen_tensors_take_no_gradients_and_change_no_others(large_tiles):
     call = make((7, 8))
     complete = with_gradients('plain', *call)[1:]
-    for trained in range(3):
+    for trained in range(4):
         leaves = [t.detach().requires_grad_(i == trained) for i, t in enumerate(call)]
         with use_backend('triton'):
             out = depthwise_gelu(*leaves)
@@ -177,13 +215,14 @@ def test_frozen_tensors_take_no_gradients_and_change_no_others(large_tiles):
         assert relative_error(found, complete[trained]) <= 1e-12
 
 
-def test_the_bias_may_be_absent(large_tiles):
-    x, weight, _ = make((7, 8))
-    leaves = [x.requires_grad_(), weight.requires_grad_()]
+@pytest.mark.parametrize('absent', [(2,), (3,), (2, 3)], ids=str)
+def test_biases_may_be_absent(absent, large_tiles):
+    call = [None if i in absent else t.requires_grad_() for i, t in enumerate(make((7, 8)))]
+    leaves = [t for t in call if t is not None]
     results = []
     for backend in ('triton', 'plain'):
         with use_backend(backend):
-            out = depthwise_gelu(*leaves, None)
+            out = depthwise_gelu(*call)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
     assert_equal(*results, 1e-12)
 
@@ -201,28 +240,30 @@ def test_gradients_of_gradients(large_tiles):
 
 
 def test_recomputed_activations_give_the_same_gradients(large_tiles):
-    x, weight, bias = make((10, 9), dtype=torch.float32)
-    leaves = [weight.requires_grad_(), bias.requires_grad_()]
+    x, *leaves = make((10, 9), dtype=torch.float32)
+    leaves = [leaf.requires_grad_() for leaf in leaves]
     with use_backend('triton'):
         again = torch.utils.checkpoint.checkpoint(
-            lambda x: depthwise_gelu(x, weight, bias), x, use_reentrant=False
+            lambda x: depthwise_gelu(x, *leaves), x, use_reentrant=False
         )
         found = torch.autograd.grad(again.square().sum(), leaves)
-        expected = torch.autograd.grad(depthwise_gelu(x, weight, bias).square().sum(), leaves)
+        expected = torch.autograd.grad(depthwise_gelu(x, *leaves).square().sum(), leaves)
     assert all(map(torch.equal, found, expected))
 
 
-@pytest.mark.parametrize('trained', [(True, True, True), (True, False, False)])
+@pytest.mark.parametrize('trained', [(True, True, True, True), (True, False, False, True)])
 @layouts
 def test_the_operators_keep_the_rules_of_torch(layout, trained, large_tiles):
-    x, weight, bias = make((3, 4), 3, dtype=torch.float32)
-    leaves = [x.contiguous(memory_format=layout), weight, bias]
+    x, *parameters = make((3, 4), 3, dtype=torch.float32)
+    leaves = [x.contiguous(memory_format=layout), *parameters]
     leaves = [t.detach().requires_grad_(flag) for t, flag in zip(leaves, trained, strict=True)]
-    torch.library.opcheck(torch.ops.mmlska.depthwise_gelu.default, leaves)
+    rest = [True] * 4, [1]
+    torch.library.opcheck(torch.ops.mmlska.depthwise_gelu.default, (leaves, *rest))
     grad = grad_like(leaves[0]).contiguous(memory_format=layout)
     constants = [leaf.detach() for leaf in leaves]
     torch.library.opcheck(
-        torch.ops.mmlska.depthwise_gelu_backward.default, (grad, *constants, list(trained))
+        torch.ops.mmlska.depthwise_gelu_backward.default,
+        (grad, grad.new_empty(0), constants, *rest, list(trained)),
     )
 
 
@@ -233,7 +274,7 @@ def test_autocast_casts_the_map_as_it_does_for_convolutions(dtype, large_tiles):
     with torch.autocast(DEVICE.type, dtype):
         plain = with_gradients('plain', *call)
         found = with_gradients('triton', *call)
-        operator = torch.ops.mmlska.depthwise_gelu(*call)
+        operator, _ = torch.ops.mmlska.depthwise_gelu(call, [True] * 4, [1])
     assert torch.equal(operator, found[0])
     for value, reference, exact in zip(found, plain, truth, strict=True):
         assert value.dtype == reference.dtype
@@ -243,11 +284,11 @@ def test_autocast_casts_the_map_as_it_does_for_convolutions(dtype, large_tiles):
 class Layer(torch.nn.Module):
     def __init__(self, channels=4):
         super().__init__()
-        _, weight, bias = make((1, 1), channels, dtype=torch.float32)
-        self.weight, self.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
+        _, *parameters = make((1, 1), channels, dtype=torch.float32)
+        self.all = torch.nn.ParameterList(parameters)
 
     def forward(self, x):
-        return depthwise_gelu(2 * x, self.weight, self.bias) + 1
+        return depthwise_gelu(2 * x, *self.all) + 1
 
 
 @pytest.fixture
@@ -332,7 +373,7 @@ def test_whoever_looks_at_operations_sees_the_plain_form(only_plain):
 
 
 def test_the_plain_form_runs_by_name_and_wherever_the_kernels_cannot(only_plain):
-    x, weight, bias = make((5, 6))
+    x, weight, bias, _ = make((5, 6))
     with use_backend('plain'):
         expected = depthwise_gelu(x, weight, bias)
     assert torch.equal(expected, F.gelu(F.conv2d(x, weight, bias, padding=1, groups=5)))
@@ -344,8 +385,8 @@ def test_the_plain_form_runs_by_name_and_wherever_the_kernels_cannot(only_plain)
 
 
 def test_an_empty_batch_is_none_the_less_one():
-    x, weight, bias = make((5, 6))
-    leaves = [t.requires_grad_() for t in (x[:0].detach(), weight, bias)]
+    x, *parameters = make((5, 6))
+    leaves = [t.requires_grad_() for t in (x[:0].detach(), *parameters)]
     with use_backend('triton'):
         out = depthwise_gelu(*leaves)
     grads = torch.autograd.grad(out.sum(), leaves)
@@ -376,7 +417,7 @@ def test_offsets_have_64_bits():
 @pytest.mark.slow
 def test_maps_of_more_than_2_31_elements():
     x = torch.randn(5, 512, 1024, 1024, dtype=torch.bfloat16, device=DEVICE)
-    weight, bias = (t.bfloat16() for t in make((1, 1), 512)[1:])
+    weight, bias = (t.bfloat16() for t in make((1, 1), 512)[1:3])
     with torch.no_grad():
         with use_backend('triton'):
             out = depthwise_gelu(x, weight, bias)
@@ -421,6 +462,8 @@ def counted(monkeypatch):
 
     def count(*arguments, gelu):
         calls.append(gelu)
+        # The bias of the 1x1 before is left to the kernels.
+        assert (arguments[3] is not None) == gelu
         return convolve(*arguments, gelu=gelu)
 
     monkeypatch.setattr(triton_kernels, 'convolve', count)

@@ -18,7 +18,6 @@ from mmlska.ops import (
     triton_support,
     use_backend,
 )
-from mmlska.ops.depthwise_cascade import triton_op
 
 triton = pytest.importorskip('triton')
 
@@ -28,6 +27,7 @@ if triton_support.why_no_triton(DEVICE):
 
 from mmlska.ops.depthwise_cascade import triton_kernels as cascade_kernels  # noqa: E402
 from mmlska.ops.depthwise_gelu import triton_kernels as gelu_kernels  # noqa: E402
+from mmlska.ops.residual import triton_kernels as residual_kernels  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +118,8 @@ def off_by_a_thousandth(function, place):
         (cascade_kernels, 'differentiate_march', 0, 'depthwise_cascade'),
         (gelu_kernels, 'convolve', None, 'depthwise_gelu'),
         (gelu_kernels, 'differentiate', 1, 'depthwise_gelu'),
+        (residual_kernels, 'add', None, 'add_scaled'),
+        (residual_kernels, 'differentiate', 1, 'add_scaled'),
     ],
 )
 def test_wrong_numbers_are_noticed(module, function, place, operation, monkeypatch, caplog):
@@ -228,7 +230,7 @@ def test_tracers_try_nothing(tries):
 
 
 def test_details_are_there_for_whoever_asks(monkeypatch, caplog):
-    monkeypatch.setattr(triton_op, '_forward', fail_with(RuntimeError('broken')))
+    monkeypatch.setattr(cascade_kernels, 'apply_march', fail_with(RuntimeError('broken')))
     with caplog.at_level(logging.DEBUG, 'mmlska'):
         trial.why_failed(DEVICE)
     assert 'Traceback' in caplog.text

@@ -176,11 +176,9 @@ def test_gradients_of_gradients_of_the_operator():
     call = cast(DEVICE, *make('LSKA', 3, channels=2, size=(3, 2), batch=1))
     x, weights, biases, dilations = call
     leaves = [t.requires_grad_() for t in (x, *weights, *biases)]
-    number = len(weights)
 
-    def run_operator(x, *parameters):
-        biased = [True] * number
-        return torch.ops.mmlska.depthwise_cascade(x, list(parameters), biased, dilations)[0]
+    def run_operator(*tensors):
+        return torch.ops.mmlska.depthwise_cascade(tensors, [True] * 9, dilations)[0]
 
     assert torch.autograd.gradgradcheck(run_operator, leaves, fast_mode=True)
 
@@ -287,17 +285,17 @@ def gradients(model, x):
 def test_the_operator_keeps_the_rules_of_operators(biased, layout):
     model = Cascade(biased)
     x = random_map(2, 4, 5, 6, layout=layout)
-    parameters = [p.detach() for p in model.parameters()]
+    given = [x, *(p.detach() for p in model.parameters())]
     operators = torch.ops.mmlska
     forward = operators.depthwise_cascade.default
-    settings = list(biased), model.dilations
-    for trained in (x, parameters[0]):
+    settings = [True] * 5 + list(biased), model.dilations
+    for trained in given[:2]:
         trained.requires_grad_()
-        torch.library.opcheck(forward, (x, parameters, *settings))
+        torch.library.opcheck(forward, (given, *settings))
         trained.requires_grad_(False)
-    _, between = forward(x, parameters, *settings)
-    needed = [True] + [i % 2 == 0 for i in range(len(parameters))]
-    arguments = (x, between, x, parameters, *settings, needed)
+    _, between = forward(given, *settings)
+    needed = [i % 2 == 0 for i in range(len(given))]
+    arguments = (x, between, given, *settings, needed)
     torch.library.opcheck(operators.depthwise_cascade_backward.default, arguments)
 
 
@@ -361,8 +359,8 @@ def test_compiled_under_autocast():
     with use_backend('triton'), torch.autocast(DEVICE.type, torch.bfloat16):
         out = torch.compile(model, fullgraph=True, backend='aot_eager')(x)
         expected = model(x)
-        settings = [True] * 4, model.dilations
-        direct = torch.ops.mmlska.depthwise_cascade(x, list(model.parameters()), *settings)[0]
+        given = [x, *model.parameters()]
+        direct, _ = torch.ops.mmlska.depthwise_cascade(given, [True] * 9, model.dilations)
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, expected)
     assert torch.equal(direct, expected)

@@ -14,19 +14,26 @@ def run(
     biases: Sequence[torch.Tensor | None],
     dilations: Sequence[int],
 ) -> torch.Tensor:
-    """Apply both, see :func:`mmlska.ops.depthwise_gelu`; there is one weight and one bias."""
-    return F.gelu(reference.run(x, weights, biases, dilations))
+    """Apply both, see :func:`mmlska.ops.depthwise_gelu`.
+
+    There is one weight, the biases are those of the convolution and of the map, ``shift``.
+    """
+    bias, shift = biases
+    if shift is not None:
+        x = x + shift.to(x.dtype)[:, None, None]
+    return F.gelu(reference.run(x, weights, [bias], dilations))
 
 
 def backward(
     grad: torch.Tensor,
     x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: Sequence[int],
     needed: Sequence[bool],
 ) -> list[torch.Tensor | None]:
-    """Gradients of the map, the weight and the bias with a graph of their own.
+    """Gradients of the map, the weight and the biases with a graph of their own.
 
     ``needed`` has a flag for each; the others are None.
     """
-    return reference.backward(grad, x, [weight], [bias], [1], needed, run)
+    return reference.backward(grad, x, weights, biases, dilations, needed, run)

@@ -49,10 +49,13 @@ def run_with_gradients(
     branch: torch.Tensor,
     scale: torch.Tensor,
     mask: torch.Tensor | None,
-) -> list[torch.Tensor]:
-    """The result, and the gradients of map, branch and scale, without PyTorch's autograd."""
+) -> list[torch.Tensor | None]:
+    """The result, and a gradient for each argument, without PyTorch's autograd.
+
+    There is none of the mask.
+    """
     call = branch, scale, mask
-    return [_forward(x, *call), *_backward(grad, x.dtype, *call, [True] * 3)]
+    return [_forward(x, *call), *_backward(grad, x.dtype, *call, [True] * 3), None]
 
 
 class _AddScaled(torch.autograd.Function):
