@@ -45,8 +45,10 @@ def constants_of(kernel, march, dtype):
 
 def compile_march(kernel, march, dtype, capability):
     types = dict.fromkeys((*PARAMETERS, 'partial'), torch.float32) | dict.fromkeys(MAPS, dtype)
-    constants = constants_of(kernel, march, dtype)
-    return compile_kernel(kernel, types, constants, capability, triton_kernels.OPTIONS)
+    options = triton_kernels.OPTIONS
+    if 'g' in kernel.arg_names:
+        options = triton_kernels.options_back(march.kept_backward(True, True), dtype)
+    return compile_kernel(kernel, types, constants_of(kernel, march, dtype), capability, options)
 
 
 def narrow_loads(compiled):

@@ -43,7 +43,9 @@ def main():
         types = {**dict.fromkeys(MAPS, dtype), 'taps': sums, 'partial': sums}
         for name, (kernel, constants) in kernels.items():
             constants = {**constants, dense: 1}
-            compiled = compile_kernel(kernel, types, constants, capability, triton_kernels.OPTIONS)
+            is_back = kernel is differentiate
+            options = triton_kernels.OPTIONS_BACK[dtype] if is_back else triton_kernels.OPTIONS
+            compiled = compile_kernel(kernel, types, constants, capability, options)
             print(capability, NAMES[dtype], layout, name, *resources(compiled), sep='\t')
 
 

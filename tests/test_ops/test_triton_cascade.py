@@ -1,6 +1,7 @@
 """The kernels in Triton: on a GPU where there is one, else interpreted on the CPU."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -117,12 +118,26 @@ def test_lines_may_be_cut_into_segments_and_maps_into_tiles(small_tiles, kind, k
     assert all(tile.along_channels == 2 for tile in tiles)
 
 
-def test_a_segment_is_never_shorter_than_what_it_computes_anew():
-    for length, reach, tiles in itertools.product([1, 9, 40, 320], [0, 1, 11, 32], [1, 50, 10**6]):
-        number = triton_kernels.number_of_segments(length, reach, tiles, 132)
-        assert number >= 1
+def test_lines_are_cut_so_that_the_last_program_ends_first():
+    slots = 528
+    for length, reach, tiles in itertools.product([1, 9, 40, 320], [0, 1, 11, 32], [1, 50, 550]):
+        number = triton_kernels.number_of_segments(length, reach, tiles, slots)
         assert number == 1 or length // number > 2 * reach
-        assert number == 1 or (number - 1) * tiles < 132 * triton_kernels.PROGRAMS
+
+        def duration(number, length=length, reach=reach, tiles=tiles):
+            segment = math.ceil(length / number)
+            waves = math.ceil(tiles * math.ceil(length / segment) / slots)
+            return waves * (segment + 2 * reach)
+
+        possible = [n for n in range(1, length + 1) if length // n > 2 * reach] or [1]
+        assert duration(number) == min(map(duration, possible))
+
+
+def test_a_second_wave_that_is_nearly_empty_is_avoided():
+    # 550 programs for 528 slots would run twice as long as one of them; shorter ones would not.
+    assert triton_kernels.number_of_segments(320, 11, 550, 528) > 1
+    assert triton_kernels.number_of_segments(320, 11, 528, 528) == 1
+    assert triton_kernels.number_of_segments(320, 11, 10**6, 528) == 1
 
 
 @pytest.mark.parametrize('channels', [1, 5, 32, 64, 65, 160, 320, 512])

@@ -19,13 +19,14 @@ import triton.language as tl
 from .schedule import MOST_KEPT, March
 
 # None of these is tuned on a GPU: warps of a program; positions that are loaded ahead while as many
-# are computed, forward and backward; programs for each multiprocessor up to which lines are cut
-# into segments.
+# are computed, forward and backward; programs that run at once on a multiprocessor.
 NUM_WARPS = 4
 AHEAD, AHEAD_BACK = 8, 4
-PROGRAMS = 4
-# Values that are kept for each position of a tile up to which a thread takes two positions.
+PROGRAMS, PROGRAMS_BACK = 4, 3
+# Values that are kept for each position of a tile up to which a thread takes two positions, and up
+# to which it then does with so few registers that as many programs run backward.
 MOST_FOR_TWO = 64
+MOST_BOUNDED, MOST_REGISTERS_BACK = 60, 168
 OPTIONS = dict(num_warps=NUM_WARPS, enable_fp_fusion=True)
 SUMS = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -290,7 +291,7 @@ def apply_march(
         Tensor: Map ``(N, C, H, W)`` in channels_last.
     """
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    tiles = _Tiles(x, march, march.kept_forward(), AHEAD)
+    tiles = _Tiles(x, march, march.kept_forward(), AHEAD, PROGRAMS)
     across, across_bias, across_sizes = _across(march, weights, biases)
     if tiles.number:
         with torch.cuda.device_of(x):
@@ -342,7 +343,8 @@ def differentiate_march(
         gx, _ = differentiate_march(grad, x, march, weights, biases, True, False)
         return gx, differentiate_march(grad, x, march, weights, biases, False, True)[1]
     gx = torch.empty_like(x, memory_format=torch.channels_last) if for_input else None
-    tiles = _Tiles(x, march, march.kept_backward(for_input, for_weights), AHEAD_BACK)
+    kept = march.kept_backward(for_input, for_weights)
+    tiles = _Tiles(x, march, kept, AHEAD_BACK, PROGRAMS_BACK)
     across, across_bias, across_sizes = _across(march, weights, biases)
     counts = (march.first.size, 1, march.second.size if march.second else 0, 1, across_sizes[0])
     partial = None
@@ -371,7 +373,7 @@ def differentiate_march(
                 for_input,
                 for_weights,
                 *tiles.shape,
-                **OPTIONS,
+                **options_back(kept, x.dtype),
             )
     if not for_weights:
         return gx, ()
@@ -390,13 +392,14 @@ class _Tiles:
         shape: Lines and channels of a tile, positions loaded ahead, dtype of sums.
     """
 
-    def __init__(self, x: torch.Tensor, march: March, kept: int, ahead: int) -> None:
+    def __init__(self, x: torch.Tensor, march: March, kept: int, ahead: int, at_once: int) -> None:
         images, channels, *sides = x.shape
         length, lines = sides[march.axis - 2], sides[3 - march.axis]
         tile_lines, tile_channels = tile_shape(channels, kept, x.dtype, x.device.type)
         self.along_channels = _divide_up(channels, tile_channels)
         whole = self.along_channels * _divide_up(images * lines, tile_lines)
-        segments = number_of_segments(length, march.reach, whole, processors(x.device))
+        slots = at_once * processors(x.device)
+        segments = number_of_segments(length, march.reach, whole, slots)
         segment = _divide_up(length, segments) if length else 1
         self.number = whole * _divide_up(length, segment)
         self.geometry = (images * lines, lines, length, channels, segment)
@@ -419,14 +422,34 @@ def tile_shape(channels: int, kept: int, dtype: torch.dtype, device_type: str) -
     return NUM_WARPS * widest // width, width
 
 
-def number_of_segments(length: int, reach: int, tiles: int, processors: int) -> int:
-    """Into how many segments lines are cut.
+def options_back(kept: int, dtype: torch.dtype) -> dict[str, int | bool]:
+    """How the kernel of the gradients is compiled."""
+    if kept > MOST_BOUNDED or dtype == torch.float64:
+        return OPTIONS
+    return {**OPTIONS, 'maxnreg': MOST_REGISTERS_BACK}
 
-    As many as it takes to fill the GPU; but what a segment computes anew, because it sees what
-    others compute, is never more than itself.
+
+@functools.lru_cache(maxsize=4096)
+def number_of_segments(length: int, reach: int, tiles: int, slots: int) -> int:
+    """Into how many segments lines are cut: with so many the last program ends first.
+
+    Programs run in waves, as many at once as there are slots, and each takes as long as its segment
+    and what it computes anew because others compute it too. That is never more than the segment.
+
+    Args:
+        length (int): Positions of a line.
+        reach (int): Positions that an output sees on either side of its own.
+        tiles (int): Programs if no line is cut.
+        slots (int): Programs that run at once on the GPU.
     """
     most = max(1, length // (2 * reach + 1))
-    return min(most, _divide_up(PROGRAMS * processors, max(1, tiles)))
+
+    def duration(segments: int) -> int:
+        segment = _divide_up(length, segments)
+        waves = _divide_up(tiles * _divide_up(length, max(1, segment)), slots)
+        return waves * (segment + 2 * reach)
+
+    return min(range(1, most + 1), key=duration)
 
 
 @functools.cache

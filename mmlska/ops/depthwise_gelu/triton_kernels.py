@@ -27,6 +27,14 @@ GRADIENT_ROWS = 2
 MOST_STACKED = 16
 ENOUGH_PROGRAMS = 1024
 OPTIONS = dict(num_warps=4, enable_fp_fusion=True)
+# With so many registers for a thread a third program runs on a multiprocessor. In float32 the
+# gradients do not fit into them.
+OPTIONS_BACK = {
+    torch.bfloat16: dict(OPTIONS, maxnreg=168),
+    torch.float16: dict(OPTIONS, maxnreg=168),
+    torch.float32: OPTIONS,
+    torch.float64: OPTIONS,
+}
 
 # 1 minus the distribution function of the standard normal distribution, at z >= 0, is
 # exp(-z**2 / 2) (t T1 + t**2 T2 + ... + t**6 T6) with t = 1 / (1 + REACH z), to 1.1e-8, and for z
@@ -316,7 +324,7 @@ def differentiate(
         sizes = (*_geometry(x), stacked, GRADIENT_ROWS, columns, channels)
         with torch.cuda.device_of(x):
             _differentiate_kernel[(tiles * channel_tiles,)](
-                grad, x, taps, bias, shift, for_inner, partial, *sizes, **OPTIONS
+                grad, x, taps, bias, shift, for_inner, partial, *sizes, **OPTIONS_BACK[x.dtype]
             )
     return for_inner, partial.sum(0)
 
