@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,9 @@ import torch.nn.functional as F
 from mmlska.ops import (
     add_scaled,
     decompose_kernel,
+    depthwise_cascade,
+    depthwise_gelu,
+    large_kernel_attention,
     measured,
     record_choices,
     row_bands,
@@ -32,14 +35,18 @@ from mmlska.ops import (
     use_backend,
 )
 from mmlska.ops.depthwise_cascade import onednn
-from mmlska.ops.dispatch import CASCADE, CONV_GELU, Operation, choose
-from mmlska.ops.large_kernel_attention.operation import ATTENTION
 from mmlska.ops.trial import why_failed
 from mmlska.ops.triton_support import why_no_triton
 
 from . import timing
 
-CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
+LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
+# Operations of convolutions, from a map, their weights, biases and dilations.
+OPERATIONS: Mapping[str, Callable[..., torch.Tensor]] = {
+    'depthwise_cascade': depthwise_cascade,
+    'depthwise_gelu': lambda x, weights, biases, dilations: depthwise_gelu(x, *weights, *biases),
+    'large_kernel_attention': large_kernel_attention,
+}
 # Maps of powers of two: what images of 100 to 2000 pixels give in the stages of a backbone.
 CPU_SIZES = tuple(2**e for e in range(14, 21))
 GPU_SIZES = tuple(2**e for e in range(16, 26))
@@ -47,7 +54,6 @@ GPU_SIZES = tuple(2**e for e in range(16, 26))
 BLOCK_SIZE = 2**20
 # Channels of the maps, and how many times as many a feed-forward network has in between.
 CHANNELS, RATIO = 64, 8
-CPU = torch.device('cpu')
 CPU_DTYPES = ('float32',)
 GPU_DTYPES = ('float32', 'bfloat16', 'float16')
 KERNEL_SIZES = (11, 23, 35)
@@ -144,17 +150,15 @@ def _cpu_curves(
 ) -> Iterator[Curve]:
     cascades = {f'{kind}, k={k}': make(k) for kind, make in KINDS.items() for k in kernel_sizes}
     # The cascade alone is what is left to choose where the attention is not taken as a whole.
-    for operation, (label, convolutions) in itertools.product(
-        (ATTENTION, CASCADE), cascades.items()
+    for name, (label, convolutions) in itertools.product(
+        ('large_kernel_attention', 'depthwise_cascade'), cascades.items()
     ):
-        for layout in (CONTIGUOUS, CHANNELS_LAST):
-            name = onednn.case_of(*zip(*convolutions, strict=True), layout)
-            if name:
-                runs = functools.partial(
-                    cascade_runs, operation, 'cpu', convolutions, device, dtype, training, [layout]
-                )
-                case = tuned.Case(operation.name, training, name, dtype)
-                yield Curve(case, label, sizes, runs)
+        for layout, memory_format in LAYOUTS.items():
+            kind = onednn.case_of(*zip(*convolutions, strict=True), memory_format)
+            if kind:
+                call = 'cpu', convolutions, device, dtype, training, [layout]
+                case = tuned.Case(name, training, kind, dtype)
+                yield Curve(case, label, sizes, _runs_of(name, *call))
     if dtype == 'float32':
         size = (min(BLOCK_SIZE, sizes[-1]),)
         layout = tuned.Case('in_fast_layout', training, '', dtype)
@@ -171,18 +175,20 @@ def _gpu_curves(
     kernel_sizes: Sequence[int],
     sizes: tuple[int, ...],
 ) -> Iterator[Curve]:
-    calls = [(CASCADE, f'LSKA, k={k}', separable(k)) for k in kernel_sizes]
-    calls.append((CONV_GELU, '3x3', (((3, 3), 1),)))
-    for operation, label, convolutions in calls:
-        layouts = [CONTIGUOUS, CHANNELS_LAST]
-        runs = functools.partial(
-            cascade_runs, operation, 'triton', convolutions, device, dtype, training, layouts
-        )
-        yield Curve(tuned.Case(operation.name, training, '', dtype), label, sizes, runs)
+    calls = [('depthwise_cascade', f'LSKA, k={k}', separable(k)) for k in kernel_sizes]
+    calls.append(('depthwise_gelu', '3x3', THREE))
+    for name, label, convolutions in calls:
+        call = 'triton', convolutions, device, dtype, training, list(LAYOUTS)
+        case = tuned.Case(name, training, '', dtype)
+        yield Curve(case, label, sizes, _runs_of(name, *call))
     if training:
         runs = functools.partial(residual_runs, 'triton', device, dtype)
         case = tuned.Case('add_scaled', training, '', dtype)
         yield Curve(case, 'to a float32 stream', sizes, runs)
+
+
+def _runs_of(name: str, *call: Any) -> Callable[[int], Mapping[str, Run]]:
+    return lambda elements: operation_runs(name, *call, shape_of(elements))
 
 
 def separable(kernel_size: int) -> Convolutions:
@@ -202,65 +208,69 @@ def undilated(kernel_size: int) -> Convolutions:
     return ((1, kernel_size), 1), ((kernel_size, 1), 1)
 
 
+# The convolution before GELU.
+THREE: Convolutions = (((3, 3), 1),)
 KINDS = {'LSKA': separable, 'LKA': square, 'LSKATrivial': undilated}
 
 
-def map_of(
-    elements: int, device: torch.device, dtype: torch.dtype, layout: torch.memory_format
-) -> torch.Tensor:
-    """A random map ``(1, C, H, W)``; powers of two of elements are met exactly."""
+def shape_of(elements: int) -> tuple[int, int, int, int]:
+    """Shape ``(1, C, H, W)`` of a map of so many elements; powers of two are met exactly."""
     positions = max(1, elements // CHANNELS)
     height = 1 << (positions.bit_length() - 1) // 2
-    x = torch.randn(1, CHANNELS, height, positions // height, device=device).to(dtype)
-    return x.contiguous(memory_format=layout)
+    return 1, CHANNELS, height, positions // height
 
 
-def cascade_runs(
-    operation: Operation,
+def operation_runs(
+    name: str,
     backend: str,
     convolutions: Convolutions,
     device: torch.device,
     dtype: str,
     training: bool,
-    layouts: Sequence[torch.memory_format],
-    elements: int,
+    layouts: Sequence[str],
+    shape: Sequence[int],
 ) -> dict[str, Run]:
     """An operation by its reference form in some layouts, and by a fast one in the last of them.
 
-    For attention a 1x1 convolution follows those of its cascade.
+    Args:
+        name: A name of ``OPERATIONS``.
+        backend: That of the fast form.
+        convolutions: Kernels and dilations.
+        device: Where it computes.
+        dtype: Name of the dtype.
+        training: Whether gradients are computed too.
+        layouts: 'contiguous' and 'channels_last', or one of them.
+        shape: Shape ``(N, C, H, W)`` of the map.
+
+    Returns:
+        What is timed: 'plain' with each of the layouts, and 'fast'.
     """
-    dtype = getattr(torch, dtype)
-    x = map_of(elements, device, dtype, CONTIGUOUS)
-    maps = [x.clone(memory_format=layout) for layout in layouts]
-    # Scaled so that the map keeps its size.
-    weights = [
-        (torch.randn(CHANNELS, 1, *kernel, device=device) / kernel[0] / kernel[1]).to(dtype)
-        for kernel, _ in convolutions
-    ]
+    compute, kind = OPERATIONS[name], getattr(torch, dtype)
+    x = torch.randn(*shape, device=device).to(kind)
+    maps = {layout: x.clone(memory_format=LAYOUTS[layout]) for layout in layouts}
+    weights = [random_kernel(shape[1], 1, *kernel).to(device, kind) for kernel, _ in convolutions]
     dilations = [dilation for _, dilation in convolutions]
-    if operation is ATTENTION:
-        mix = torch.randn(CHANNELS, CHANNELS, 1, 1, device=device) / CHANNELS**0.5
-        weights.append(mix.to(dtype))
+    if name == 'large_kernel_attention':
+        # A 1x1 convolution follows those of its cascade.
+        weights.append(random_kernel(shape[1], shape[1], 1, 1).to(device, kind))
         dilations.append(1)
-    biases = [torch.randn(CHANNELS, device=device).to(dtype) for _ in weights]
-
-    def call(name: str, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        with use_backend(name):
-            form = choose(operation, x, weights, biases, dilations)
-            return differentiate(
-                lambda: form.run(x, weights, biases, dilations), [x, *weights, *biases], training
-            )
-
-    for tensor in (*maps, *weights, *biases):
+    biases = [torch.randn(shape[1], device=device).to(kind) for _ in weights]
+    for tensor in (*maps.values(), *weights, *biases):
         tensor.requires_grad_(training)
-    runs = {f'plain {i}': functools.partial(call, 'plain', x) for i, x in enumerate(maps)}
-    return runs | dict(fast=functools.partial(call, backend, maps[-1]))
+
+    def call(backend: str, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        leaves = [x, *weights, *biases]
+        with use_backend(backend):
+            return differentiate(lambda: compute(x, weights, biases, dilations), leaves, training)
+
+    runs = {f'plain {layout}': functools.partial(call, 'plain', x) for layout, x in maps.items()}
+    return runs | dict(fast=functools.partial(call, backend, maps[layouts[-1]]))
 
 
 def residual_runs(backend: str, device: torch.device, dtype: str, elements: int) -> dict[str, Run]:
     """A branch of a dtype that is scaled and added to a float32 map, as autocast makes them."""
-    x, branch = (map_of(elements, device, torch.float32, CHANNELS_LAST) for _ in range(2))
-    branch = branch.to(getattr(torch, dtype))
+    x = torch.randn(shape_of(elements), device=device).to(memory_format=torch.channels_last)
+    branch = torch.randn_like(x).to(getattr(torch, dtype))
     leaves = [x, branch, torch.randn(CHANNELS, device=device)]
     for leaf in leaves:
         leaf.requires_grad_()
@@ -285,17 +295,17 @@ def differentiate(
 
 def layout_runs(training: bool, elements: int) -> dict[str, Run]:
     """The convolutions of a block of VAN on a contiguous map, and turned to channels_last first."""
-    x = map_of(elements, CPU, torch.float32, CONTIGUOUS)
+    x = torch.randn(shape_of(elements))
     kernels, dilations = zip(*separable(23), strict=True)
-    cascade = [_random(CHANNELS, 1, *kernel) for kernel in kernels]
-    project, gate = (_random(CHANNELS, CHANNELS, 1, 1) for _ in range(2))
+    cascade = [random_kernel(CHANNELS, 1, *kernel) for kernel in kernels]
+    project, gate = (random_kernel(CHANNELS, CHANNELS, 1, 1) for _ in range(2))
     network = _network_weights()
     leaves = [x, *cascade, project, gate, *network]
 
     def block(x: torch.Tensor) -> torch.Tensor:
         inner = F.gelu(F.conv2d(x, project))
-        call = inner, cascade, [None] * len(cascade), dilations
-        x = x + inner * F.conv2d(choose(CASCADE, *call).run(*call), gate)
+        attention = depthwise_cascade(inner, cascade, [None] * len(cascade), dilations)
+        x = x + inner * F.conv2d(attention, gate)
         return x + _apply_network(network, x)
 
     def turned() -> torch.Tensor:
@@ -311,7 +321,7 @@ def layout_runs(training: bool, elements: int) -> dict[str, Run]:
 
 def bands_runs(elements: int) -> dict[str, Run]:
     """A feed-forward network of VAN on the whole map, and by bands of rows."""
-    x = map_of(elements, CPU, torch.float32, CHANNELS_LAST)
+    x = torch.randn(shape_of(elements)).to(memory_format=torch.channels_last)
     run = functools.partial(_apply_network, _network_weights())
     banded = functools.partial(row_bands.run_in_bands, run, x, 1, RATIO * CHANNELS)
     return dict(
@@ -329,10 +339,14 @@ def _apply_network(weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Te
 def _network_weights() -> list[torch.Tensor]:
     """Kernels of the feed-forward network of VAN: 1x1, depth-wise 3x3, 1x1."""
     wide = RATIO * CHANNELS
-    return [_random(wide, CHANNELS, 1, 1), _random(wide, 1, 3, 3), _random(CHANNELS, wide, 1, 1)]
+    return [
+        random_kernel(wide, CHANNELS, 1, 1),
+        random_kernel(wide, 1, 3, 3),
+        random_kernel(CHANNELS, wide, 1, 1),
+    ]
 
 
-def _random(*shape: int) -> torch.Tensor:
+def random_kernel(*shape: int) -> torch.Tensor:
     """A kernel that keeps the size of what a map holds."""
     return torch.randn(shape) / torch.Size(shape[1:]).numel() ** 0.5
 
