@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 
 from mmlska.cli import report_errors
@@ -187,13 +188,12 @@ def add_depthwise_options(parser: argparse.ArgumentParser) -> None:
         help='begin no further round of a row after so many, once three are done (default: 1)',
     )
     add('--no-compile', action='store_true', help='leave torch.compile out: seconds for each row')
+    add('--max-minutes', type=float, default=float('inf'), metavar='M', help='begin no case later')
     add('--json', metavar='FILE', help=f'{JSON_HELP}, after each row anew')
 
 
 def run_depthwise(args: argparse.Namespace) -> None:
     """PyTorch's own depth-wise convolutions on the maps of VAN-LSKA, one by one."""
-    from mmengine.utils import track_iter_progress
-
     from mmlska.analysis import timing
 
     from . import depthwise, report
@@ -201,15 +201,28 @@ def run_depthwise(args: argparse.Namespace) -> None:
     cases = depthwise.list_cases(
         args.arch, args.stage, args.batch_size, args.dtype, args.shape, args.kernel_size
     )
-    device, rows = timing.find_device(args.device), []
-    for case in track_iter_progress(cases):
-        rows += depthwise.measure(
-            [case], device, args.rounds, not args.no_compile, args.max_seconds
-        )
+    device, rows, failures = timing.find_device(args.device), [], []
+    end = time.monotonic() + 60 * args.max_minutes
+    for done, case in enumerate(cases, 1):
+        if time.monotonic() > end:
+            failures.append(
+                f'{len(cases) - done + 1} cases: {args.max_minutes:g} minutes were over'
+            )
+            break
+        try:
+            rows += depthwise.measure(
+                [case], device, args.rounds, not args.no_compile, args.max_seconds
+            )
+        except Exception as error:
+            # Whatever it is, the other cases wait behind this one.
+            failures.append(f'{case}: {report.failure(error)}')
+        report.tell(f'[{done}/{len(cases)}] {case}')
         if args.json:
             records = [dataclasses.asdict(row) for row in rows]
             report.write_json(args.json, command(), args.device, records)
     print(f'\n{report.here_and_today(args.device)}\n\n{depthwise.table(rows)}')
+    if failures:
+        raise SystemExit('\n'.join(failures))
 
 
 SUBJECTS = {

@@ -16,12 +16,16 @@ import torch.nn.functional as F
 
 from mmlska.analysis import timing
 from mmlska.layers import decompose_kernel
-from mmlska.models import VAN
 
 from . import report
+from .suites import TINY, WIDE
 
 LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 COMPILED = 'compiled'
+# Channels of the maps by their stride; written out, since the backbone itself needs mmcv.
+ARCHS = {'tiny': TINY, 'base': WIDE}
+# How many times as many channels an FFN has, by stage.
+FFN_RATIOS = (8, 8, 4, 4)
 DTYPES = ('float32', 'bfloat16', 'float16')
 COLUMNS = ('VAN', 'stage', 'map', 'kernel', 'dtype', 'pass')
 
@@ -94,7 +98,7 @@ def list_cases(
     Raises:
         ValueError: If one of them is unknown or not possible. The message names what is.
     """
-    _check_known('architecture', archs, VAN.arch_zoo)
+    _check_known('architecture', archs, ARCHS)
     _check_known('stage', stages, (1, 2, 3, 4))
     _check_known('dtype', dtypes, DTYPES)
     if min(*batch_sizes, *image_size) < 1:
@@ -103,9 +107,9 @@ def list_cases(
         )
     cases = []
     for arch, stage, batch_size, dtype in itertools.product(archs, stages, batch_sizes, dtypes):
-        settings = VAN.arch_zoo[arch]
-        height, width = (-(-side // 2 ** (stage + 1)) for side in image_size)
-        channels, ratio = settings['embed_dims'][stage - 1], settings['ffn_ratios'][stage - 1]
+        stride = 2 ** (stage + 1)
+        height, width = (-(-side // stride) for side in image_size)
+        channels, ratio = ARCHS[arch][stride], FFN_RATIOS[stage - 1]
         for (h, w), d in convolutions(kernel_size):
             name = f'{h} x {w}' + (f', dilation {d}' if d > 1 else '')
             shape = batch_size, channels, height, width

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ def describe_machine(found: Mapping[str, Any]) -> str:
 def here_and_today(device: str) -> str:
     """This machine and the date, in one line."""
     return f'{describe_machine(machine(device))}, {today()}'
+
+
+def tell(line: str) -> None:
+    """Show progress beside the results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def failure(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
 
 
 def today() -> str:

@@ -1,6 +1,5 @@
 """A case, a sweep or a suite: measure it, print its table, write it down."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -75,7 +74,7 @@ def run_sweep(settings: Settings, against: str, path: str, json: str | None, com
     sweep, draw = figures.FIGURES[against]
     results = []
     for one in sweep(settings):
-        tell(f'{one.name}, {one.mode}, {one.map_name}')
+        report.tell(f'{one.name}, {one.mode}, {one.map_name}')
         results.append(measure_apart(one))
     print(table(results))
     draw(path, results)
@@ -156,7 +155,7 @@ def run_suite(
         if json:
             report.write_json(json, command, device, records)
         done, seconds = sum(map(len, tables.values())), time.monotonic() - start
-        tell(
+        report.tell(
             f'[{done}/{total}] {settings.name}, {settings.mode}, {settings.map_name}: '
             f'{seconds:.0f} s'
         )
@@ -175,8 +174,7 @@ def measure_or_tell(settings: Settings) -> Result | tuple[Settings, str]:
         return settings, f'{NOT_MEASURED}: {error}'
     except Exception as error:
         # Whatever it is, hours of other cases wait behind this one.
-        message = ' '.join(str(error).split())[:200]
-        return settings, f'failed: {type(error).__name__}: {message}'
+        return settings, f'failed: {report.failure(error)}'
 
 
 def look_suite_up(name: str, suite: Suite, files: Sequence[str], docs: str | None) -> None:
@@ -192,12 +190,17 @@ def look_suite_up(name: str, suite: Suite, files: Sequence[str], docs: str | Non
         ValueError: If the files are of several machines, or the document has no such part.
     """
     records, machine = report.read_json(files) if files else ([], None)
-    found = {result.settings: result for result in map(Result.from_record, records)}
+    found = {without_effort(one.settings): one for one in map(Result.from_record, records)}
     tables = {
-        title: [found.get(settings, (settings, NOT_MEASURED)) for settings in cases]
+        title: [found.get(without_effort(one), (one, NOT_MEASURED)) for one in cases]
         for title, cases in suite.items()
     }
     publish(name, tables, machine, docs)
+
+
+def without_effort(settings: Settings) -> Settings:
+    """What is measured, however often, and whether compiled as well."""
+    return settings.but(rounds=1, max_seconds=1.0, compile=False)
 
 
 def publish(name: str, tables: Mapping[str, Rows], machine: str | None, docs: str | None) -> None:
@@ -250,8 +253,3 @@ def cells(result: Result, with_compiled: bool) -> list[str]:
 def names(settings: Settings) -> list[str]:
     """What was measured, in cells."""
     return [settings.name, settings.mode, settings.map_name]
-
-
-def tell(line: str) -> None:
-    """Show progress beside the results."""
-    print(line, file=sys.stderr, flush=True)

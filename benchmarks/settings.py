@@ -18,7 +18,8 @@ CASES = {
 MODES = ('forward', 'train')
 LAYOUTS = ('contiguous', 'channels_last')
 ALLOCATORS = ('keep', 'return', 'default')
-DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+HALVES = ('bfloat16', 'float16')
+DTYPES = ('float32', *HALVES, 'float64')
 KINDS = ('LSKA', 'LKA', 'LSKATrivial', 'LKATrivial')
 OP_KINDS = (*KINDS, 'DFCAttention')
 CONFIG = 'mask-rcnn_van-lska-tiny_fpn_1x_coco'
@@ -56,8 +57,8 @@ class Settings:
     device: str = option('cpu', 'cpu (default), cuda, cuda:1 ...')
     dtype: str = option(
         'float32',
-        'float32 (default), bfloat16, float16 or float64; a backbone and a detector compute under '
-        'autocast',
+        'float32 (default), bfloat16, float16 or float64; but for op and layer half precision is '
+        'that of autocast',
     )
     layout: str = option('contiguous', 'of the map: contiguous (default) or channels_last')
     shape: tuple[int, ...] | None = None
@@ -99,7 +100,7 @@ class Settings:
     @property
     def autocast(self) -> bool:
         """Whether parameters stay in float32 and autocast chooses the dtype of operations."""
-        return self.case in ('backbone', *WHOLE_MODELS) and self.dtype != 'float32'
+        return self.case in ('block', 'backbone', *WHOLE_MODELS) and self.dtype in HALVES
 
     def but(self, **changes: object) -> 'Settings':
         """These settings with changes."""

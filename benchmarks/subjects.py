@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmlska.deploy import fuse
 from mmlska.layers.build import build_layer
-from mmlska.models import VAN
-from mmlska.models.backbones.van import VANBlock
 from mmlska.ops import depthwise_cascade
 from mmlska.registry import MODELS
 from mmlska.shipped import nearest
@@ -72,6 +69,8 @@ class MapSubject:
         """The module as it is, and as our side runs it."""
         ours = self.module
         if self.settings.fuse:
+            from mmlska.deploy import fuse
+
             ours = fuse(nn.Sequential(self.module).eval())[0]
         return {'plain': self.module, 'ours': ours}
 
@@ -109,9 +108,14 @@ def build_module(settings: Settings) -> nn.Module:
     """
     channels = settings.shape[1]
     attention = attention_config(settings)
+    # A machine that has PyTorch alone measures ops and layers; the others need mmcv.
     if settings.case == 'backbone':
+        from mmlska.models import VAN
+
         return VAN(settings.arch, attention, in_channels=channels)
     if settings.case == 'block':
+        from mmlska.models.backbones.van import VANBlock
+
         norm, act = dict(type='BN'), dict(type='GELU')
         return VANBlock(channels, settings.ffn_ratio, attention, norm, act)
     layer = build_layer(attention, channels)

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from mmengine.config import DictAction
-
 OPTIONS_HELP = (
     'settings that override the config, as KEY=VALUE with a dotted key, for example '
     'train_dataloader.batch_size=4 model.backbone.drop_path_rate=0.2; a list is written '
@@ -17,8 +15,11 @@ OPTIONS_HELP = (
 )
 
 
-class OptionsAction(DictAction):
-    """mmengine's ``DictAction`` that answers a malformed pair with a usage error."""
+class OptionsAction(argparse.Action):
+    """mmengine's ``DictAction`` that answers a malformed pair with a usage error.
+
+    Scripts that take no such pairs run without mmengine.
+    """
 
     def __call__(
         self,
@@ -35,7 +36,10 @@ class OptionsAction(DictAction):
         for pair in values:
             if not pair.partition('=')[0] or '=' not in pair:
                 parser.error(f'{option_string} takes KEY=VALUE pairs, got {pair!r}')
-        super().__call__(parser, namespace, values, option_string)
+        from mmengine.config import DictAction
+
+        read = DictAction(self.option_strings, self.dest)
+        read(parser, namespace, values, option_string)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

@@ -14,10 +14,12 @@ Run on a machine with a CUDA device what only such a machine can show. Steps, al
   benchmark  python -m benchmarks suite gpu
 
 Logs and results go to FOLDER (default: work_dirs/gpu), a summary to FOLDER/summary.txt. The status is
-that of the first step that fails. compute-sanitizer comes with the CUDA toolkit; without it its
+that of the first step that fails. Who has a GPU for minutes alone starts with python -m
+benchmarks.gpu_first. compute-sanitizer comes with the CUDA toolkit; without it its
 steps are left out, which the summary says.
 
-PYTHON=python3           the Python that has torch with CUDA, mmlska's requirements and pytest
+PYTHON=python3           the Python that has torch with CUDA, Triton, NumPy and pytest; the package need
+                         not be installed, and what needs more than these is skipped by name
 MINUTES=10               limit of each step
 BASELINE_ARGS=...        more options for the baseline
 BENCHMARK_ARGS=...       more options for the benchmark
@@ -26,6 +28,7 @@ TEXT
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 PYTHON=${PYTHON:-python3}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 MINUTES=${MINUTES:-10}
 out=work_dirs/gpu
 steps=()

@@ -1,8 +1,9 @@
 import functools
 import json
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -24,6 +25,29 @@ if not torch.cuda.is_available():
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = REPOSITORY / 'tests' / 'data' / 'golden'
+
+
+# What a machine with PyTorch, Triton, NumPy and pytest alone lacks; the operations need none of it.
+OPTIONAL = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'hypothesis', 'safetensors', 'cv2')
+
+
+class ModuleOfTests(pytest.Module):
+    """A file of tests; skipped by name where it imports an optional library that is absent."""
+
+    def collect(self) -> Iterable:
+        """The tests of the file."""
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            missing = re.search(r"No module named '(\w+)", str(error))
+            if missing and missing[1] in OPTIONAL and find_spec(missing[1]) is None:
+                pytest.skip(f'needs {missing[1]}')
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    """Collect every file of tests as above."""
+    return ModuleOfTests.from_parent(parent, path=module_path)
 
 
 @pytest.fixture(scope='session')

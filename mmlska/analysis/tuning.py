@@ -133,7 +133,7 @@ def curves_of(
     on_cpu = device.type == 'cpu'
     dtypes = dtypes or (CPU_DTYPES if on_cpu else GPU_DTYPES)
     sizes = tuple(sizes or (CPU_SIZES if on_cpu else GPU_SIZES))
-    make = _cpu_curves if on_cpu else _gpu_curves
+    make = cpu_curves if on_cpu else gpu_curves
     found = []
     for training in (False, True):
         for dtype in dtypes:
@@ -141,13 +141,14 @@ def curves_of(
     return found
 
 
-def _cpu_curves(
+def cpu_curves(
     device: torch.device,
     training: bool,
     dtype: str,
     kernel_sizes: Sequence[int],
     sizes: tuple[int, ...],
 ) -> Iterator[Curve]:
+    """The curves of the forms for a CPU, see :func:`curves_of`."""
     cascades = {f'{kind}, k={k}': make(k) for kind, make in KINDS.items() for k in kernel_sizes}
     # The cascade alone is what is left to choose where the attention is not taken as a whole.
     for name, (label, convolutions) in itertools.product(
@@ -168,13 +169,14 @@ def _cpu_curves(
             yield Curve(bands, 'a feed-forward network', size, bands_runs)
 
 
-def _gpu_curves(
+def gpu_curves(
     device: torch.device,
     training: bool,
     dtype: str,
     kernel_sizes: Sequence[int],
     sizes: tuple[int, ...],
 ) -> Iterator[Curve]:
+    """The curves of the forms for a GPU, see :func:`curves_of`."""
     calls = [('depthwise_cascade', f'LSKA, k={k}', separable(k)) for k in kernel_sizes]
     calls.append(('depthwise_gelu', '3x3', THREE))
     for name, label, convolutions in calls:

@@ -122,7 +122,7 @@ def test_an_impossible_kernel_size_is_named():
 def test_the_curves_of_a_gpu_run_by_the_interpreter(training, dtype, rounding_of_a_gpu):
     pytest.importorskip('triton')
     # The device of the maps alone is another.
-    for one in tuning._gpu_curves(CPU, training, dtype, [7], TINY[:1]):
+    for one in tuning.gpu_curves(CPU, training, dtype, [7], TINY[:1]):
         gains = tuning.measure(one, CPU, rounds=1)
         assert not gains.reason and list(gains.ratios) == [TINY[0]]
 

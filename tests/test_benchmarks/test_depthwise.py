@@ -25,6 +25,13 @@ def test_the_cases_are_the_depthwise_convolutions_of_the_backbone():
     assert listed == expected
 
 
+@pytest.mark.parametrize('arch', depthwise.ARCHS)
+def test_widths_are_those_of_the_backbone(arch):
+    settings = VAN.arch_zoo[arch]
+    assert list(depthwise.ARCHS[arch].values()) == settings['embed_dims']
+    assert list(depthwise.FFN_RATIOS) == settings['ffn_ratios']
+
+
 def test_every_combination_is_a_case():
     assert len(depthwise.list_cases()) == 2 * 4 * 2 * 3 * 5
     maps = {(case.arch, case.shape, case.dtype) for case in depthwise.list_cases()}
