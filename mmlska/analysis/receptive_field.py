@@ -36,12 +36,13 @@ from torch import nn
 
 from mmlska.checkpoint import CheckpointError, unwrap
 from mmlska.checkpoint.naming import without_wrappers
-from mmlska.conversion.images import random_images, read_images
+from mmlska.conversion.images import MEAN, STD, random_images, read_images
 from mmlska.engine.weights import load_all_weights
 from mmlska.shipped import nearest
 
 from .complexity import image_channels
 
+PREPROCESSOR = 'data_preprocessor'
 SHARES = (0.2, 0.3, 0.5, 0.99)
 DRAWN_SHARES = (0.5, 0.99)
 DIRECTIONS = ('signs', 'sum')
@@ -265,14 +266,50 @@ def backbone_settings(cfg: Config) -> dict:
     Raises:
         ValueError: If the config has none.
     """
-    waiting = [cfg.get('model') or {}]
-    while waiting:
-        settings = waiting.pop(0)
-        if isinstance(settings.get('backbone'), dict):
-            return settings['backbone']
-        waiting += [value for value in settings.values() if isinstance(value, dict)]
+    found = _search(cfg.get('model') or {}, 'backbone')
+    if found is not None:
+        return found
     parts = ', '.join(cfg.get('model') or {}) or 'nothing'
     raise ValueError(f'{cfg.filename}: no backbone in the model, which has {parts}')
+
+
+def _search(settings: dict, key: str) -> dict | None:
+    """The group of settings of that name which lies least deep; None if there is none."""
+    waiting = [settings]
+    while waiting:
+        group = waiting.pop(0)
+        if isinstance(group.get(key), dict):
+            return group[key]
+        waiting += [value for value in group.values() if isinstance(value, dict)]
+    return None
+
+
+def preprocessor_settings(cfg: Config) -> dict | None:
+    """How the model of a config prepares images; None if the config does not say."""
+    found = _search(cfg.get('model') or {}, PREPROCESSOR) or cfg.get(PREPROCESSOR)
+    # That of a semi-supervised detector holds another one.
+    return (_search(found, PREPROCESSOR) or found) if found else None
+
+
+def as_the_model_sees(image: torch.Tensor, preprocessor: dict | None) -> torch.Tensor:
+    """Images as a model's own preprocessor would hand them on.
+
+    Args:
+        image: ``(N, 3, H, W)``, red, green and blue, normalised by ImageNet's mean and deviation.
+        preprocessor: Settings of the preprocessor; None leaves the images as they are.
+    """
+    if preprocessor is None:
+        return image
+
+    def column(values: Sequence[float]) -> torch.Tensor:
+        return torch.as_tensor(values).to(image)[:, None, None]
+
+    pixels = image * column(STD) + column(MEAN)
+    if not any(preprocessor.get(key) for key in ('bgr_to_rgb', 'to_rgb')):
+        pixels = pixels.flip(1)
+    if preprocessor.get('mean') is None:
+        return pixels
+    return (pixels - column(preprocessor['mean'])) / column(preprocessor['std'])
 
 
 def build_backbone(cfg: Config, checkpoint: str | None = None) -> nn.Module:
@@ -416,6 +453,7 @@ def _digest(subject: Subject, settings: Settings) -> str:
     facts = dict(
         scope=subject.cfg.get('default_scope'),
         backbone=backbone_settings(subject.cfg),
+        preprocessor=preprocessor_settings(subject.cfg),
         files=[(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
         checkpoint=subject.checkpoint,
         **asdict(settings),
@@ -431,6 +469,9 @@ def measure_field(
     backbone = build_backbone(subject.cfg, subject.checkpoint).to(device)
     channels = image_channels(backbone)
     images = _read(settings, channels)
+    if channels == 3:
+        preprocessor = preprocessor_settings(subject.cfg)
+        images = [as_the_model_sees(batch, preprocessor) for batch in images]
     shape = (settings.size, settings.size)
     box = theoretical_field(backbone, shape, settings.stage, channels)
     contribution = effective_receptive_field(

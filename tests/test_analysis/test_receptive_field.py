@@ -14,10 +14,12 @@ from mmlska.analysis import receptive_field
 from mmlska.analysis.receptive_field import (
     Settings,
     Subject,
+    as_the_model_sees,
     backbone_settings,
     build_backbone,
     effective_receptive_field,
     measure_field,
+    preprocessor_settings,
     smallest_square,
     theoretical_field,
 )
@@ -205,6 +207,29 @@ def test_the_backbone_inside_a_semi_supervised_detector_is_found():
         'mmdet', 'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
     )
     assert backbone_settings(load_config(path))['type'] == 'ResNet'
+
+
+def test_images_are_normalised_as_each_model_does_it():
+    stage = torch.randn(2, 3, 4, 5)
+    retinanet = load_config(stock('mmdet', 'retinanet/retinanet_r18_fpn_1x_coco.py'))
+    same = as_the_model_sees(stage, preprocessor_settings(retinanet))
+    torch.testing.assert_close(same, stage)
+    assert as_the_model_sees(stage, None) is stage
+
+    yolox = load_config(stock('mmdet', 'yolox/yolox_tiny_8xb8-300e_coco.py'))
+    assert preprocessor_settings(yolox)['type'] == 'DetDataPreprocessor'
+    white = torch.ones(1, 3, 2, 2) * (255 - torch.tensor([123.675, 116.28, 103.53])[:, None, None])
+    white /= torch.tensor([58.395, 57.12, 57.375])[:, None, None]
+    # From 0 to 255, blue first.
+    white[:, 2] = -103.53 / 57.375
+    pixels = as_the_model_sees(white, preprocessor_settings(yolox))
+    expected = torch.tensor([0.0, 255.0, 255.0])[:, None, None].expand(1, 3, 2, 2)
+    torch.testing.assert_close(pixels, expected, atol=1e-3, rtol=0)
+
+    teacher = load_config(
+        stock('mmdet', 'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
+    )
+    assert preprocessor_settings(teacher)['mean'] == [103.530, 116.280, 123.675]
 
 
 def test_a_model_without_a_backbone_is_named(tmp_path):
