@@ -24,6 +24,8 @@ from . import reference
 CHANNELS_LAST = torch.channels_last
 # Elements of the mixed maps that wait in the cache for the gate.
 IN_BAND = 2**19
+# Positions of a map whose gradients are mixed back together.
+ROWS = 2**11
 Weights = Sequence[torch.Tensor]
 Biases = Sequence[torch.Tensor | None]
 
@@ -143,20 +145,40 @@ def _backward(
     for_gate = torch.empty_like(gate)
     torch.mul(grad, x, out=arrangement.crop(for_gate))
     arrangement.clear(for_gate)
-    mix = weights[-1].flatten(1)
     for_mix = for_bias = for_x = None
     if needed[number]:
-        # In whichever layout the gate is, its columns are a view.
-        columns = for_gate.transpose(0, 1).flatten(1)
-        for_mix = linear(columns, _rows(maps[-1]).t()).view_as(weights[-1])
+        for_mix = _weight_gradient(for_gate, maps[-1])
     if needed[-1]:
         for_bias = for_gate.sum((0, 2, 3))
     earlier = [*needed[:number], *needed[1 + number : -1]]
     grads = [None] * (2 * number - 2)
     if any(earlier):
-        for_map = _from_rows(linear(_rows(for_gate), mix.t()), for_gate)
-        call = for_map, weights[:-1], maps[:-1], arrangement, earlier
-        for_x, *grads = cascade.backward(*call)
+        handed_over = [_input_gradient(for_gate, weights[-1])]
+        # Two maps less at the peak: neither is held while the cascade makes gradients of its own,
+        # as a tuple of arguments would be.
+        del for_gate
+        for_x, *grads = cascade.backward(
+            handed_over.pop(), weights[:-1], maps[:-1], arrangement, earlier
+        )
     if needed[0]:
         for_x = cascade.in_layout(for_x, layout).addcmul_(grad, arrangement.crop(gate))
     return [for_x, *grads[: number - 1], for_mix, *grads[number - 1 :], for_bias]
+
+
+def _weight_gradient(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Gradient ``(C, C, 1, 1)`` of the 1x1 convolution from that of what it made of a map ``x``.
+
+    Both are ``(N, C, H, W)``, the map in channels_last.
+    """
+    columns = grad.transpose(0, 1).flatten(1)
+    return linear(columns, _rows(x).t())[:, :, None, None]
+
+
+def _input_gradient(grad: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+    """Gradient of what the 1x1 convolution saw, in channels_last, from that of what it made."""
+    rows, back = _rows(grad), mix.flatten(1).t()
+    found = rows.new_empty(rows.shape)
+    # The product takes a copy of rows that lie apart in memory.
+    for band, target in zip(rows.split(ROWS), found.split(ROWS), strict=True):
+        target.copy_(linear(band, back))
+    return _from_rows(found, grad)
