@@ -225,6 +225,18 @@ def run_depthwise(args: argparse.Namespace) -> None:
         raise SystemExit('\n'.join(failures))
 
 
+def add_host_options(parser: argparse.ArgumentParser) -> None:
+    """Add the number of rounds."""
+    add_rounds(parser, 51)
+
+
+def run_host(args: argparse.Namespace) -> None:
+    """What Python takes for a call of the kernels, without launching them; no GPU is needed."""
+    from . import host, report
+
+    print(f'{host.table(host.measure(args.rounds))}\n\n{report.here_and_today("cpu")}')
+
+
 SUBJECTS = {
     'case': (add_case_options, run_case),
     'sweep': (add_sweep_options, run_sweep),
@@ -234,6 +246,7 @@ SUBJECTS = {
     'training': (add_training_options, run_training),
     'evaluation': (add_evaluation_options, run_evaluation),
     'depthwise': (add_depthwise_options, run_depthwise),
+    'host': (add_host_options, run_host),
 }
 
 

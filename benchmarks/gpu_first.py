@@ -55,6 +55,7 @@ CONSTANTS = {
     'AHEAD': (4, 16),
     'AHEAD_BACK': (2, 8),
     'PROGRAMS': (2, 8),
+    'PROGRAMS_BACK': (2, 4),
     'MOST_FOR_TWO': (0, 128),
 }
 OVER = 'the minutes were over'

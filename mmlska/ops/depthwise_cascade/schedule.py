@@ -130,8 +130,12 @@ def plan_of(weights: Sequence[torch.Tensor], dilations: Sequence[int]) -> tuple[
     """:func:`plan` for kernels ``(C, 1, kh, kw)``."""
     # Compilers warn of what remembers, and symbols cannot be remembered.
     plain = bool(weights) and not is_compiling() and not why_special(weights[0])
-    find = _remembered_plan if plain else plan
-    return find(tuple(tuple(weight.shape[2:]) for weight in weights), tuple(dilations))
+    find = _remembered_plan if plain else _plan_of_shapes
+    return find(tuple([weight.shape for weight in weights]), tuple(dilations))
 
 
-_remembered_plan = functools.lru_cache(maxsize=256)(plan)
+def _plan_of_shapes(shapes: Sequence[Sequence[int]], dilations: Sequence[int]) -> tuple[March, ...]:
+    return plan(tuple(tuple(shape[2:]) for shape in shapes), tuple(dilations))
+
+
+_remembered_plan = functools.lru_cache(maxsize=256)(_plan_of_shapes)
