@@ -32,11 +32,12 @@ try:
     from mmengine.registry import METRICS as MMENGINE_METRICS
     from mmengine.registry import MODELS as MMENGINE_MODELS
     from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
+    from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
     from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
     from mmengine.registry import Registry
 except ImportError:
     MODELS, HOOKS, METRICS = Names(), Names(), Names()
-    STRATEGIES, WEIGHT_INITIALIZERS = Names(), Names()
+    STRATEGIES, TRANSFORMS, WEIGHT_INITIALIZERS = Names(), Names(), Names()
 else:
     MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmlska', locations=['mmlska.models'])
     HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmlska', locations=['mmlska.engine'])
@@ -48,6 +49,9 @@ else:
         parent=MMENGINE_STRATEGIES,
         scope='mmlska',
         locations=['mmlska.engine.sharded_strategy'],
+    )
+    TRANSFORMS = Registry(
+        'transform', parent=MMENGINE_TRANSFORMS, scope='mmlska', locations=['mmlska.datasets']
     )
     WEIGHT_INITIALIZERS = Registry(
         'weight initializer',

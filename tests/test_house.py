@@ -18,7 +18,7 @@ ARROWS = {
     'shipped': '',
     'cli': '',
     'data': '',
-    'datasets': '',
+    'datasets': 'registry shipped',
     'ops': '',
     'layers': 'registry ops',
     'checkpoint': 'layers ops',
@@ -30,7 +30,7 @@ ARROWS = {
     'deploy': 'ops layers checkpoint models',
     'bridges': 'layers checkpoint models',
     'engine': 'data registry shipped patches ops layers checkpoint models conversion deploy',
-    'analysis': 'registry shipped ops layers checkpoint models conversion engine',
+    'analysis': 'registry shipped datasets ops layers checkpoint models conversion engine',
     'environment': 'registry shipped patches ops',
     '__main__': '__init__ shipped cli environment analysis',
     'benchmarks': 'registry shipped cli datasets evaluation ops layers checkpoint models '

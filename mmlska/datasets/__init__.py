@@ -1,5 +1,14 @@
-"""Data made without a download: scenes of digits for the demo and for tests."""
+"""Data for demos and instruments: scenes of digits, pictures of exchanged textures, corruptions."""
 
+from .corruptions import BENCHMARK, CORRUPTIONS, SEVERITIES, CorruptImage, corrupt
 from .digit_scenes import DIGITS, make_digit_scenes
 
-__all__ = ['DIGITS', 'make_digit_scenes']
+__all__ = [
+    'BENCHMARK',
+    'CORRUPTIONS',
+    'DIGITS',
+    'SEVERITIES',
+    'CorruptImage',
+    'corrupt',
+    'make_digit_scenes',
+]
