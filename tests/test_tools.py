@@ -23,6 +23,8 @@ PYTHON_TOOLS = [
     TOOLS / 'analysis_tools' / 'get_flops.py',
     TOOLS / 'analysis_tools' / 'compare_complexity.py',
     TOOLS / 'analysis_tools' / 'receptive_field.py',
+    TOOLS / 'analysis_tools' / 'robustness.py',
+    TOOLS / 'analysis_tools' / 'shape_texture.py',
     TOOLS / 'analysis_tools' / 'visualize.py',
     TOOLS / 'dataset_tools' / 'check_dataset.py',
     DEMO,

@@ -223,8 +223,9 @@ def draw_curves(path: str | Path, found: Sequence[Robustness], label: str) -> No
             axis.plot(list(figures), list(figures.values()), marker='.', label=one.name)
         axis.set_title(corruption.replace('_', ' '), fontsize=10)
         axis.set_xticks((0, *SEVERITIES))
-        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
+    # All share one axis, which would not grow any more once it is set.
+    axes.flat[0].set_ylim(bottom=0)
     figure.supxlabel('severity (0: clean)')
     figure.supylabel(label)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc='outside upper center', ncols=3)

@@ -1,14 +1,20 @@
+import json
+import shutil
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from script_runs import TOOLS, run_here
 from torch import nn
 
 from mmlska.analysis import stage_features as module
 from mmlska.analysis.stage_features import kept_features, normalization, pooled_maps, stage_features
 from mmlska.models import VAN
 
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 MEAN, STD = [10.0, 20.0, 30.0], [1.0, 2.0, 4.0]
 
 
@@ -101,3 +107,40 @@ def test_features_are_computed_once_for_the_same_weights(files, tmp_path, monkey
     torch.save(VAN(**settings).state_dict(), weights)
     other = kept_features(cfg, str(weights), files, tmp_path / 'kept', size=32)
     assert len(calls) == 1 and not np.array_equal(first[1], other[1])
+
+
+def test_the_tool_measures_dimensions_and_textures(files, tmp_path):
+    pytest.importorskip('mmseg')
+    pytest.importorskip('sklearn')
+    config = tmp_path / 'config.py'
+    shutil.copy(CONFIGS / 'small_fpn.py', config)
+    text = config.read_text().replace("'../../configs", f"'{CONFIGS.parents[1]}/configs")
+    config.write_text(text)
+    settings = {k: v for k, v in Config.fromfile(config).model.backbone.items() if k != 'type'}
+    settings['norm_cfg'] = dict(type='BN')
+    torch.save(VAN(**settings).state_dict(), tmp_path / 'backbone.pth')
+    for part in ('train', 'val', 'test'):
+        (tmp_path / 'dtd' / 'labels').mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'dtd' / 'labels' / f'{part}1.txt').write_text('red/0.png\nblue/2.png\n')
+    for name, file in (('red', files[0]), ('blue', files[2])):
+        (tmp_path / 'dtd' / 'images' / name).mkdir(parents=True)
+        shutil.copy(file, tmp_path / 'dtd' / 'images' / name)
+    rng = np.random.default_rng(0)
+    for shape in ('cat1', 'cat2', 'dog1'):
+        for texture in ('car1', 'cup1', 'cup2'):
+            (tmp_path / 'pairs').mkdir(exist_ok=True)
+            pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / 'pairs' / f'{shape}-{texture}.png'), pixels)
+
+    script = TOOLS / 'analysis_tools' / 'shape_texture.py'
+    command = [config, 'backbone.pth', '--size', '64', '--pairs', 'pairs', '--dtd', 'dtd']
+    done = run_here(script, *command, '--names', 'tiny', '--out-dir', 'out', cwd=tmp_path)
+    assert '9 pictures, 9 pairs of one shape, 9 of one texture' in done.stdout
+    written = json.loads((tmp_path / 'out' / 'shape_texture.json').read_text())
+    stages = written['dimensions']['tiny']
+    assert [stage['neurons'] for stage in stages] == [8, 16, 24, 32]
+    assert all(s['shape'] + s['texture'] + s['residual'] == s['neurons'] for s in stages)
+    assert written['texture_accuracy']['tiny'] == [100.0] * 4
+    assert (tmp_path / 'out' / 'shape_texture.png').is_file()
+    done = run_here(script, config, cwd=tmp_path, expect=2)
+    assert 'pairs CONFIG CHECKPOINT' in done.stderr
