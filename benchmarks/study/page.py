@@ -106,7 +106,7 @@ def transfer_text(findings: Findings) -> str:
     rows += [[start, mean_text(values)] for start, values in findings.transfer.items()]
     words = in_words(gain(findings.transfer), 'points of AP')
     return (
-        'A RetinaNet on the same scenes, trained half as long, with the backbone of the segmentor '
+        'A RetinaNet on the same scenes, trained as long, with the backbone of the segmentor '
         f'(LSKA, k = 23, seed 0) against a random start: {words}.\n\n'
         f'{format_table(rows, markdown=True)}'
     )

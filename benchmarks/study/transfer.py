@@ -50,9 +50,8 @@ def transfer(scale: Scale, data: Path, segmentor: Path, work_dir: Path, launch: 
 
 
 def start_text(name: str, scale: Scale, data: Path, segmentor: Path) -> str:
-    """Config of the detector from one of the starts; it trains half as long as the segmentors."""
-    length = max(2, scale.iterations // 2)
-    warm_up = min(50, length // 2)
+    """Config of the detector from one of the starts; it trains as long as the segmentors."""
+    length, warm_up = scale.iterations, min(50, scale.iterations // 2)
     dataset = dict(dataset=dict(data_root=f'{data.resolve()}/'))
     evaluator = dict(ann_file=f'{data.resolve()}/annotations/instances_val.json')
     settings = dict(
