@@ -1,4 +1,4 @@
-"""Command line of the package: ``python -m mmlska check``, ``configs`` and ``tune``."""
+"""Command line of the package: ``python -m mmlska check``, ``configs``, ``tune`` and ``yolo``."""
 
 import argparse
 import signal
@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   python -m mmlska configs retinanet
   python -m mmlska configs 'mask-rcnn*tiny*'
   python -m mmlska tune
+  python -m mmlska yolo detect train model=mine.yaml data=mine-data.yaml
 """
 
 
@@ -27,7 +28,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='version', version=f'mmlska {__version__}')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='{check,configs,tune}')
+    commands = parser.add_subparsers(
+        dest='command', required=True, metavar='{check,configs,tune,yolo}'
+    )
     about = 'say what is installed, what is missing or broken, and how to repair it'
     check = commands.add_parser(
         'check', help=about, description=f'{about}. The exit status is 1 if anything is wrong.'
@@ -65,6 +68,10 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "in the user's cache)",
     )
     tune.set_defaults(run=run_tune)
+    about = "pass a command line on to Ultralytics' yolo, which then knows our layers"
+    yolo = commands.add_parser('yolo', help=about, description=f'{about}.', add_help=False)
+    yolo.add_argument('arguments', nargs=argparse.REMAINDER)
+    yolo.set_defaults(run=run_yolo)
     return parser.parse_args(arguments)
 
 
@@ -95,6 +102,14 @@ def run_tune(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    return 0
+
+
+def run_yolo(args: argparse.Namespace) -> int:
+    """Run ``yolo`` with our layers; its own exit status, or 1 where it is not installed."""
+    from mmlska.bridges import ultralytics
+
+    ultralytics.run_yolo(args.arguments)
     return 0
 
 

@@ -32,7 +32,7 @@ ARROWS = {
     'engine': 'data registry shipped patches ops layers checkpoint models conversion deploy',
     'analysis': 'registry shipped datasets ops layers checkpoint models conversion engine',
     'environment': 'registry shipped patches ops',
-    '__main__': '__init__ shipped cli environment analysis',
+    '__main__': '__init__ shipped cli environment analysis bridges',
     'benchmarks': 'registry shipped cli datasets evaluation ops layers checkpoint models '
     'conversion deploy analysis engine',
     'tools': 'data shipped cli datasets evaluation checkpoint conversion deploy analysis engine',

@@ -24,7 +24,9 @@ pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 # Without its dependencies: pip would take another torch. If its operators do not load, the tests name them.
 "${pip[@]}" --no-deps torchvision==0.28.0
 "${pip[@]}" torch==2.13.0 timm transformers segmentation-models-pytorch onedl-mmengine opencv-python-headless scipy \
-    safetensors pytest hypothesis
+    safetensors pytest hypothesis scikit-image scikit-learn onnx onnxscript
+"${pip[@]}" --no-deps ultralytics
+"${pip[@]}" torch==2.13.0 psutil polars ultralytics-thop pyyaml requests matplotlib pillow
 if [[ $mmcv == lite ]]; then
     # It asks for the original mmengine, which would overwrite the maintained one.
     "${pip[@]}" --no-deps mmcv-lite==2.2.0
