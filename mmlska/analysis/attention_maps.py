@@ -8,7 +8,7 @@ the map, which smears one detection over everything alike, it stays where the sc
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,7 +158,7 @@ def class_activations(
     find = detections if predictor.is_detector else segments
     with frozen(model):
         with torch.no_grad():
-            features = list_maps(model.extract_feat(scene.inputs))
+            features = list_maps(model.extract_feat(scene.inputs), 'extract_feat')
             score_of, targets = find(predictor, scene, features, limit, score_thr)
         tiles = []
         for target in targets:
@@ -180,19 +180,25 @@ def add_densities(parts: Iterable[torch.Tensor], shape: Sequence[int]) -> torch.
     return total
 
 
-def list_maps(features: Any) -> list[torch.Tensor]:
-    """The maps that a model hands to its heads.
+def list_maps(outputs: Any, source: str) -> list[torch.Tensor]:
+    """The maps that a part of a model returns, without their gradients.
+
+    Args:
+        outputs: What it returns.
+        source: Its name, for the message.
 
     Raises:
         TypeError: If these are no maps.
     """
-    maps = [features] if isinstance(features, torch.Tensor) else features
+    maps = [outputs] if isinstance(outputs, torch.Tensor) else outputs
     if not isinstance(maps, list | tuple) or not all(
         isinstance(part, torch.Tensor) and part.ndim == 4 for part in maps
     ):
+        shape = getattr(outputs, 'shape', None)
+        returned = type(outputs).__name__ if shape is None else f'a tensor {tuple(shape)}'
         raise TypeError(
-            'class activation maps and gradients need a model whose extract_feat returns maps '
-            f'(N, C, H, W), this one returns {type(features).__name__}'
+            f'{source} returns {returned}: only maps (N, C, H, W), or a list or tuple of them, '
+            'can be shown'
         )
     return [part.detach() for part in maps]
 
@@ -261,14 +267,17 @@ def detections(
             )
         return found.pred_instances
 
+    # What is left to be tried; what did not help once is not tried again.
+    modes = [nullcontext, KeepGradients]
+
     def score_of(*maps: torch.Tensor) -> torch.Tensor:
-        scores = predict(*maps).scores
-        if not scores.requires_grad:
-            with KeepGradients():
+        while modes:
+            with modes[0]():
                 scores = predict(*maps).scores
-        if not scores.requires_grad:
-            raise TypeError(f'the scores of this {type(model).__name__} carry no gradient')
-        return connected(scores, maps)
+            if scores.requires_grad:
+                return connected(scores, maps)
+            modes.pop(0)
+        raise TypeError(f'the scores of this {type(model).__name__} carry no gradient')
 
     found = predict(*features)
     height, width = scene.image.shape[:2]
@@ -471,7 +480,7 @@ def feature_tiles(predictor: Predictor, scene: Scene, layer: str = BACKBONE) -> 
     model = predictor.model
     outputs = outputs_of(model, layer, lambda: model.extract_feat(scene.inputs))
     tiles = []
-    for index, map_ in enumerate(list_maps(outputs)):
+    for index, map_ in enumerate(list_maps(outputs, layer)):
         values = map_[0].float()
         start = f'{layer}[{index}] {"x".join(map(str, values.shape))}'
         tiles.append(Tile(f'{start}\nstrength', scene.crop(values.square().mean(0).sqrt())))
@@ -479,6 +488,7 @@ def feature_tiles(predictor: Predictor, scene: Scene, layer: str = BACKBONE) -> 
             tiles.append(Tile('principal components', scene.crop(principal_colours(values))))
         varying = values.flatten(1).var(1).argsort(descending=True)[:DRAWN_CHANNELS].tolist()
         tiles += [Tile(f'channel {c}', scene.crop(values[c])) for c in varying]
+        # The next map begins in a line of its own.
         tiles += [Tile('', np.zeros((0, 0)))] * (-len(tiles) % COLUMNS)
     return tiles
 

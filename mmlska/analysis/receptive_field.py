@@ -419,10 +419,7 @@ def measure_fields(
     """
     cells = Path(cells)
     cells.mkdir(parents=True, exist_ok=True)
-    return [
-        _measure_or_read(subject, settings, cells, device)
-        for subject in track_iter_progress(list(subjects), file=sys.stderr)
-    ]
+    return [_measure_or_read(subject, settings, cells, device) for subject in subjects]
 
 
 def _measure_or_read(
@@ -430,6 +427,7 @@ def _measure_or_read(
 ) -> Field:
     cell = cells / f'{_digest(subject, settings)}.npz'
     if cell.is_file():
+        print(f'{subject.name}: measured before', file=sys.stderr)
         with np.load(cell) as kept:
             facts = json.loads(str(kept['facts']))
             facts['box'] = tuple(facts['box'])
@@ -464,29 +462,37 @@ def _digest(subject: Subject, settings: Settings) -> str:
 def measure_field(
     subject: Subject, settings: Settings, device: torch.device | str = 'cpu'
 ) -> Field:
-    """Measure one backbone. Random weights are the same in each run."""
+    """Measure one backbone, image by image. Random weights are the same in each run.
+
+    Shows its progress on stderr.
+    """
     torch.manual_seed(0)
     backbone = build_backbone(subject.cfg, subject.checkpoint).to(device)
     channels = image_channels(backbone)
-    images = _read(settings, channels)
-    if channels == 3:
-        preprocessor = preprocessor_settings(subject.cfg)
-        images = [as_the_model_sees(batch, preprocessor) for batch in images]
+    preprocessor = preprocessor_settings(subject.cfg) if channels == 3 else None
+    images = [image for batch in _read(settings, channels) for image in batch.split(1)]
+
+    def prepared(image: torch.Tensor) -> torch.Tensor:
+        return as_the_model_sees(image, preprocessor).to(device)
+
     shape = (settings.size, settings.size)
     box = theoretical_field(backbone, shape, settings.stage, channels)
+    print(subject.name, file=sys.stderr)
     contribution = effective_receptive_field(
-        backbone, (batch.to(device) for batch in images), settings.stage, settings.direction
+        backbone,
+        map(prepared, track_iter_progress(images, file=sys.stderr)),
+        settings.stage,
+        settings.direction,
     )
     with torch.no_grad():
-        outputs = backbone(images[0][:1].to(device))
+        outputs = backbone(prepared(images[0]))
     number = 1 if isinstance(outputs, torch.Tensor) else len(outputs)
-    map_ = feature_map(outputs, settings.stage)
     return Field(
         name=subject.name,
         stage=settings.stage % number,
-        stride=round(settings.size / map_.shape[2]),
+        stride=round(settings.size / feature_map(outputs, settings.stage).shape[2]),
         weights=subject.checkpoint or 'random',
-        images=sum(len(batch) for batch in images),
+        images=len(images),
         contribution=contribution,
         box=box,
     )

@@ -19,6 +19,7 @@ from mmlska.analysis.attention_maps import (
     feature_tiles,
     frozen,
     gate_tiles,
+    list_maps,
     principal_colours,
     record_gates,
 )
@@ -182,9 +183,17 @@ def test_scores_that_were_cut_off_are_followed_all_the_same():
     pytest.importorskip('captum')
     inputs = torch.rand(1, 2, 8, 8) + 0.5
     model = Detaching()
-    model.cut_off = torch.Tensor.detach
-    for tile in class_activations(predictor_of(model, True), Known(inputs)):
-        assert np.count_nonzero(tile.values) == 1
+    calls = []
+
+    def cut_off(scores: torch.Tensor) -> torch.Tensor:
+        calls.append(scores)
+        return scores.detach()
+
+    model.cut_off = cut_off
+    tiles = class_activations(predictor_of(model, True), Known(inputs))
+    assert [np.count_nonzero(tile.values) for tile in tiles] == [1, 1]
+    # To see what there is, to see that its scores are cut off, and for each detection.
+    assert len(calls) == 4
     model.cut_off = lambda scores: torch.tensor(scores.tolist())
     with pytest.raises(TypeError, match='scores of this Detaching carry no gradient'):
         class_activations(predictor_of(model, True), Known(inputs))
@@ -312,6 +321,14 @@ def test_features_of_a_module_are_shown_stage_by_stage(segmentor, folder):
 def test_a_module_that_is_not_there_is_named(segmentor, folder, layer, message):
     with pytest.raises(ValueError, match=message):
         feature_tiles(segmentor, Scene(segmentor, folder / 'noise.png'), layer)
+
+
+def test_a_module_that_returns_no_map_is_told():
+    with pytest.raises(TypeError, match=r'backbone.norm1 returns dict: only maps \(N, C, H, W\)'):
+        list_maps(dict(x=1), 'backbone.norm1')
+    with pytest.raises(TypeError, match=r'neck returns a tensor \(2, 3\): only maps'):
+        list_maps(torch.zeros(2, 3), 'neck')
+    assert len(list_maps(torch.zeros(1, 2, 3, 4), 'neck')) == 1
 
 
 @pytest.mark.parametrize('config', [DETECTOR, SEGMENTOR], ids=lambda path: path.stem)
