@@ -80,7 +80,7 @@ TABLE = {
     Key(AMD, ATTENTION, True, 'long dilated squares'): Row(2**16, *ZEN5),
     Key(AMD, ATTENTION, False, 'long dilated lines'): Row(2**17, *ZEN5),
     Key(AMD, ATTENTION, True, 'long dilated lines'): Row(2**16, *ZEN5),
-    Key(AMD, ATTENTION, False, 'long dilated lines in channels_last'): Row(2**17, *ZEN5),
+    Key(AMD, ATTENTION, False, 'long dilated lines in channels_last'): Row(2**18, *ZEN5),
     Key(AMD, ATTENTION, True, 'long dilated lines in channels_last'): Row(2**16, *ZEN5),
     Key(AMD, ATTENTION, False, 'short dilated'): Row(2**18, *ZEN5),
     Key(AMD, ATTENTION, True, 'short dilated'): Row(2**17, *ZEN5),

@@ -19,6 +19,7 @@ from mmlska.ops import (
     triton_support,
     use_backend,
 )
+from mmlska.ops.form import Signature
 from mmlska.ops.large_kernel_attention import onednn
 
 KINDS = ['LSKA', 'LKA', 'LSKATrivial', 'LKATrivial', 'one dilated column', 'dilated rows']
@@ -378,6 +379,31 @@ def test_rows_of_the_table_are_its_own(monkeypatch, large):
     with record_choices() as choices, torch.backends.mkldnn.flags(enabled=False):
         large_kernel_attention(*large)
     assert {choice.form for choice in choices} == {'plain'}
+
+
+@pytest.mark.parametrize(
+    ('kernel_size', 'channels', 'training', 'is_fast'),
+    [(11, 64, False, True), (11, 32, False, False), (11, 32, True, True), (23, 32, False, True)],
+)
+def test_short_kernels_in_inference_win_by_many_channels(
+    monkeypatch, kernel_size, channels, training, is_fast
+):
+    monkeypatch.setattr(measured, 'cpu', lambda: measured.AMD)
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip('this PyTorch was built without oneDNN')
+    _, weights, _, dilations = make_call('LSKA', kernel_size, channels=1, size=(1, 1))
+    kernels = tuple(tuple(weight.shape[2:]) for weight in weights)
+    signature = Signature(
+        torch.device('cpu'),
+        torch.float32,
+        (1, channels, 128, 128),
+        NCHW,
+        kernels,
+        tuple(dilations),
+        training,
+        True,
+    )
+    assert bool(onednn.why_slower(signature)) != is_fast
 
 
 def test_the_cascade_alone_is_still_an_operation():

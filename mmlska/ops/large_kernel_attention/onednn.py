@@ -24,6 +24,8 @@ from . import reference
 CHANNELS_LAST = torch.channels_last
 # Elements of the mixed maps that wait in the cache for the gate.
 IN_BAND = 2**19
+# Where PyTorch's own depth-wise kernels are fast, the 1x1 alone wins: with many channels.
+LEAST_CHANNELS = 64
 # Positions of a map whose gradients are mixed back together.
 ROWS = 2**11
 Weights = Sequence[torch.Tensor]
@@ -48,6 +50,8 @@ def why_slower(call: Signature) -> str:
     case = cascade.case_of(call.kernels[:-1], call.dilations[:-1], call.layout)
     if not case:
         return "PyTorch's own kernels are fast for such a cascade"
+    if case.startswith('short dilated') and not call.training and call.shape[1] < LEAST_CHANNELS:
+        return f'it was measured to be faster from {LEAST_CHANNELS} channels on only'
     elements = math.prod(call.shape)
     return cascade.why_not_measured(
         'large_kernel_attention', call.dtype, call.training, elements, case
