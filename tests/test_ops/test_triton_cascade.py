@@ -72,6 +72,9 @@ def small_tiles(monkeypatch):
     """Many programs and segments even for a small map."""
     monkeypatch.setattr(triton_kernels, 'tile_shape', lambda *_: (2, 8))
     monkeypatch.setattr(triton_kernels, 'processors', lambda *_: 1000)
+    triton_kernels._tiles_of.cache_clear()
+    yield
+    triton_kernels._tiles_of.cache_clear()
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -104,14 +107,13 @@ def test_large_kernels_on_large_maps(kind, kernel_size, case):
 )
 def test_lines_may_be_cut_into_segments_and_maps_into_tiles(small_tiles, kind, kernel_size, size):
     tiles = []
-    original = triton_kernels._Tiles.__init__
 
-    def note(self, *arguments):
-        original(self, *arguments)
-        tiles.append(self)
+    def note(*arguments):
+        tiles.append(triton_kernels._Tiles(*arguments))
+        return tiles[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_kernels._Tiles, '__init__', note)
+        patch.setattr(triton_kernels, '_tiles_of', note)
         check(kind, kernel_size, size, 1, 9, NHWC, [torch.float64])
     length, segment = 2, 4
     assert any(tile.geometry[length] > tile.geometry[segment] for tile in tiles)

@@ -291,7 +291,7 @@ def apply_march(
         Tensor: Map ``(N, C, H, W)`` in channels_last.
     """
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    tiles = _Tiles(x, march, march.kept_forward(), AHEAD, PROGRAMS)
+    tiles = _tiles_of(x.shape, x.dtype, x.device, march, march.kept_forward(), AHEAD, PROGRAMS)
     across, across_bias, across_sizes = _across(march, weights, biases)
     if tiles.number:
         with torch.cuda.device_of(x):
@@ -334,23 +334,22 @@ def differentiate_march(
 
     Returns:
         tuple[Tensor | None, tuple[Tensor, ...]]: Gradient of the input in channels_last. Those of
-            the first kernel ``(C, K1)``, of what is added behind it ``(C, 1)``, of the second
-            kernel ``(C, K2)`` and what is added behind that ``(C, 1)``; and for each tap of
-            ``across`` the sum of the second of these over the lines on which the tap meets the map
-            ``(C, KA)``.
+            the first kernel ``(C K1,)``, of what is added behind it ``(C,)``, of the second kernel
+            ``(C K2,)`` and what is added behind that ``(C,)``; and for each tap of ``across`` the
+            sum of the second of these over the lines on which the tap meets the map ``(C KA,)``.
     """
     if for_input and for_weights and march.kept_backward(True, True) > MOST_KEPT:
         gx, _ = differentiate_march(grad, x, march, weights, biases, True, False)
         return gx, differentiate_march(grad, x, march, weights, biases, False, True)[1]
     gx = torch.empty_like(x, memory_format=torch.channels_last) if for_input else None
     kept = march.kept_backward(for_input, for_weights)
-    tiles = _Tiles(x, march, kept, AHEAD_BACK, PROGRAMS_BACK)
+    tiles = _tiles_of(x.shape, x.dtype, x.device, march, kept, AHEAD_BACK, PROGRAMS_BACK)
     across, across_bias, across_sizes = _across(march, weights, biases)
     counts = (march.first.size, 1, march.second.size if march.second else 0, 1, across_sizes[0])
     partial = None
     if for_weights:
         size = (tiles.number // tiles.along_channels, sum(counts) * x.shape[1])
-        partial = torch.empty(size, dtype=_sum_dtype(x), device=x.device)
+        partial = torch.empty(size, dtype=_sum_dtype(x.dtype), device=x.device)
     if tiles.number:
         first, first_bias, second, _ = _parameters(march, weights, biases)
         with torch.cuda.device_of(x):
@@ -377,8 +376,7 @@ def differentiate_march(
             )
     if not for_weights:
         return gx, ()
-    sums = partial.sum(0).split([count * x.shape[1] for count in counts])
-    return gx, tuple(part.view(x.shape[1], -1) if part.numel() else part for part in sums)
+    return gx, partial.sum(0).split_with_sizes([count * x.shape[1] for count in counts])
 
 
 class _Tiles:
@@ -392,18 +390,31 @@ class _Tiles:
         shape: Lines and channels of a tile, positions loaded ahead, dtype of sums.
     """
 
-    def __init__(self, x: torch.Tensor, march: March, kept: int, ahead: int, at_once: int) -> None:
-        images, channels, *sides = x.shape
+    def __init__(
+        self,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device,
+        march: March,
+        kept: int,
+        ahead: int,
+        at_once: int,
+    ) -> None:
+        images, channels, *sides = shape
         length, lines = sides[march.axis - 2], sides[3 - march.axis]
-        tile_lines, tile_channels = tile_shape(channels, kept, x.dtype, x.device.type)
+        tile_lines, tile_channels = tile_shape(channels, kept, dtype, device.type)
         self.along_channels = _divide_up(channels, tile_channels)
         whole = self.along_channels * _divide_up(images * lines, tile_lines)
-        slots = at_once * processors(x.device)
+        slots = at_once * processors(device)
         segments = number_of_segments(length, march.reach, whole, slots)
         segment = _divide_up(length, segments) if length else 1
         self.number = whole * _divide_up(length, segment)
         self.geometry = (images * lines, lines, length, channels, segment)
-        self.shape = (tile_lines, tile_channels, ahead, SUMS[_sum_dtype(x)])
+        self.shape = (tile_lines, tile_channels, ahead, SUMS[_sum_dtype(dtype)])
+
+
+# On small maps working it out takes longer than the kernels.
+_tiles_of = functools.lru_cache(maxsize=4096)(_Tiles)
 
 
 def _divide_up(number: int, divisor: int) -> int:
@@ -460,14 +471,15 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _sum_dtype(x: torch.Tensor) -> torch.dtype:
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
     """In what a map is summed up."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _strides(x: torch.Tensor, march: March) -> tuple[int, int, int]:
     """Distances of images, lines and positions of a map ``(N, C, H, W)`` in memory."""
-    return x.stride(0), x.stride(5 - march.axis), x.stride(march.axis)
+    strides = x.stride()
+    return strides[0], strides[5 - march.axis], strides[march.axis]
 
 
 def _sizes(march: March) -> tuple[int, int, int, int]:

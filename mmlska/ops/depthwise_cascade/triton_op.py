@@ -128,7 +128,7 @@ def _add(
     weights: Weights,
     biases: Biases,
 ) -> None:
-    """Make gradients of the parameters of a march from its sums, each ``(C, taps)`` or ``(C, 1)``.
+    """Make gradients of the parameters of a march from its sums, each ``(C taps,)`` or ``(C,)``.
 
     They are added to ``found``, where they have their places.
     """
@@ -147,7 +147,8 @@ def _add(
     if across.numel():
         # Each tap of the convolution that was moved sees the bias wherever it meets the map.
         kernel, bias = weights[march.across.index], biases[march.across.bias]
-        add(1 + march.across.index, bias[:, None] * across)
+        across = across.view(len(bias), -1)
+        add(1 + march.across.index, (bias[:, None] * across).flatten())
         add(1 + number + march.across.bias, (kernel.flatten(1) * across).sum(1))
 
 
