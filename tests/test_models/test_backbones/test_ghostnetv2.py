@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch_versions import compiles
 
 from mmlska.analysis.complexity import count_macs, count_params, meta_input
 from mmlska.models import GhostNetV2
@@ -11,6 +12,17 @@ WIDTHS = ['1.0', '1.3', '1.6']
 @pytest.fixture(scope='module')
 def table(golden):
     return golden('f_ghostnetv2_table.json')
+
+
+@compiles
+def test_is_exported_with_the_sides_that_the_documents_tell():
+    model = GhostNetV2(0.25).eval()
+    sides = {2: torch.export.Dim('height', min=97), 3: torch.export.Dim('width', min=97)}
+    program = torch.export.export(model, (torch.rand(2, 3, 128, 160),), dynamic_shapes=(sides,))
+    for size in ((97, 97), (161, 300)):
+        x = torch.rand(2, 3, *size)
+        for found, expected in zip(program.module()(x), model(x), strict=True):
+            assert torch.allclose(found, expected, atol=1e-5)
 
 
 def on_meta(*args, **options):
