@@ -9,7 +9,7 @@ from .contact_sheet import contact_sheet
 from .faults import Fault, has_errors, joined
 from .pictures import LabelMap, Picture, check_label_map, check_picture
 from .repair import repair
-from .sources import CocoSource, LabelSource, find_sources, is_remote, leaf_datasets
+from .sources import CocoSource, LabelSource, find_sources, is_path, is_remote, leaf_datasets
 
 __all__ = [
     'CocoSource',
@@ -26,6 +26,7 @@ __all__ = [
     'contact_sheet',
     'find_sources',
     'has_errors',
+    'is_path',
     'is_remote',
     'joined',
     'leaf_datasets',

@@ -18,8 +18,13 @@ CHECKS = 2
 
 
 def cache_folder() -> Path:
-    """Where results are kept, ``mmlska`` in the user's folder for caches."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmlska'
+    """Where results are kept, ``mmlska`` in the user's folder for caches.
+
+    A user of a container may have no home: then it is the folder for temporary files.
+    """
+    home = os.path.expanduser('~')
+    usual = os.path.join(home if os.path.isabs(home) else tempfile.gettempdir(), '.cache')
+    return Path(os.environ.get('XDG_CACHE_HOME') or usual) / 'mmlska'
 
 
 def remembered(source: CocoSource, find: Callable[[CocoSource], list[Fault]]) -> list[Fault]:

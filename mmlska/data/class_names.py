@@ -31,7 +31,15 @@ def check_names(path: str, categories: Sequence[dict], classes: Any) -> list[Fau
     if isinstance(classes, str):
         message = f'classes={classes!r} is text: each letter would be a class'
         return [Fault(path, message, f'write metainfo=dict(classes=({classes!r},)), with a comma')]
-    return compare(path, names, list(classes))
+    try:
+        classes = list(classes)
+    except TypeError:
+        return [Fault(path, f'classes={classes!r} is no tuple of names', right_classes(names))]
+    strange = [name for name in classes if not isinstance(name, str)]
+    if strange:
+        message = f'the class {strange[0]!r} of the config is no text, as the categories are'
+        return [Fault(path, message, right_classes(names))]
+    return compare(path, names, classes)
 
 
 def compare(path: str, names: list[str], classes: list[str]) -> list[Fault]:

@@ -67,7 +67,12 @@ class LabelSource:
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
-    """Datasets inside wrappers such as ``RepeatDataset`` and ``ConcatDataset``, with their keys."""
+    """Datasets inside wrappers such as ``RepeatDataset`` and ``ConcatDataset``, with their keys.
+
+    What is built already, as scripts may hand it to a runner, is left out.
+    """
+    if not isinstance(dataset, dict):
+        return
     if 'dataset' in dataset:
         yield from leaf_datasets(f'{key}.dataset', dataset['dataset'])
     elif 'datasets' in dataset:
@@ -77,10 +82,16 @@ def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
         yield key, dataset
 
 
-def is_remote(path: str, settings: dict) -> bool:
+def is_remote(path: Any, settings: dict) -> bool:
     """Whether a path is read by a storage backend other than the local disk."""
+    path = str(path)
     backend = (settings.get('backend_args') or {}).get('backend', 'local')
     return backend != 'local' or '://' in path or path.startswith('s3:')
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value can be the path of a file."""
+    return isinstance(value, (str, os.PathLike))
 
 
 def find_sources(
@@ -108,6 +119,8 @@ def find_sources(
             root = dataset.get('data_root') or ''
             if is_remote(root, dataset) or is_remote(str(dataset.get('ann_file') or ''), dataset):
                 others.append(f'{key}: lies in a remote storage')
+            elif not is_path(dataset.get('ann_file') or ''):
+                others.append(f'{key}: its ann_file is no path')
             elif 'CocoDataset' in names and not names & set(OTHER_FILES):
                 sources.append(coco_source(key, dataset, kind, metrics))
             elif 'BaseSegDataset' in names:

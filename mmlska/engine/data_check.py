@@ -13,6 +13,7 @@ from mmlska.data import (
     Fault,
     find_sources,
     has_errors,
+    is_path,
     is_remote,
     leaf_datasets,
     quick_faults,
@@ -82,7 +83,7 @@ def dataset_paths(dataset: dict) -> dict[str, str]:
         prefix = {'': prefix}
     paths = {'ann_file': dataset.get('ann_file')}
     paths.update({f'data_prefix.{name}'.rstrip('.'): path for name, path in prefix.items()})
-    return {name: path for name, path in paths.items() if isinstance(path, str) and path}
+    return {name: str(path) for name, path in paths.items() if path and is_path(path)}
 
 
 def dataset_problems(key: str, dataset: dict) -> list[str]:

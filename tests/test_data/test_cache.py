@@ -4,6 +4,7 @@ import pytest
 from tiny_sets import changed, make_coco, write
 
 from mmlska.data import quick_faults, remembered
+from mmlska.data.cache import cache_folder
 
 
 @pytest.fixture
@@ -46,3 +47,10 @@ def test_a_cache_that_cannot_be_written_stops_nothing(counted, tmp_path):
     source = make_coco(tmp_path / 'set')
     assert remembered(source, find) == remembered(source, find) == []
     assert len(calls) == 2
+
+
+def test_without_a_home_the_folder_for_temporary_files_is_taken(monkeypatch, tmp_path):
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr('os.path.expanduser', lambda path: path)
+    monkeypatch.setattr('tempfile.gettempdir', lambda: str(tmp_path))
+    assert cache_folder() == tmp_path / '.cache' / 'mmlska'

@@ -20,6 +20,8 @@ def test_classes_in_the_order_of_the_file_are_right(classes):
         (('washer', 'nut'), "objects of 'nut' are called 'washer'", "('nut', 'washer')"),
         (('screw', 'nutt', 'washer'), "'nutt' of the config.*'nutt' is perhaps 'nut'", ALL),
         (('cat', 'dog'), 'would run on nothing', ALL),
+        (3, 'classes=3 is no tuple of names', ALL),
+        ((1, 2, 3), 'the class 1 of the config is no text', ALL),
         ('screw', 'each letter would be a class', "('screw',)"),
     ],
 )

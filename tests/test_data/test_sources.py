@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
 from mmlska.data import CocoSource, LabelSource, find_sources
+from mmlska.engine.data_check import check_data
 
 
 def config(**settings) -> Config:
@@ -72,6 +75,30 @@ def test_other_data_is_named(dataset, reason):
     pytest.importorskip('mmdet')
     sources, (other,) = find_sources(config(train_dataloader=dict(dataset=dataset)), ('train',))
     assert not sources and reason in other
+
+
+@pytest.mark.parametrize('wrap', [lambda x: x, lambda x: dict(type='ConcatDataset', datasets=[x])])
+def test_a_data_set_that_is_built_already_is_left_out(wrap):
+    cfg = config(train_dataloader=dict(dataset=wrap(3)), train_cfg=dict())
+    assert find_sources(cfg, ('train',)) == ([], [])
+    check_data(cfg, ('train',))
+
+
+def test_paths_may_be_objects(tmp_path):
+    pytest.importorskip('mmdet')
+    dataset = dict(coco(), data_root=tmp_path, ann_file=Path('a.json'))
+    cfg = config(train_dataloader=dict(dataset=dataset), train_cfg=dict())
+    (source,), _ = find_sources(cfg, ('train',))
+    assert source.path == str(tmp_path / 'a.json')
+    with pytest.raises(FileNotFoundError, match=r'a\.json'):
+        check_data(cfg, ('train',))
+
+
+def test_several_annotation_files_in_one_data_set_are_named_as_not_checked():
+    pytest.importorskip('mmdet')
+    dataset = dict(coco(), ann_file=['a.json', 'b.json'])
+    sources, (other,) = find_sources(config(train_dataloader=dict(dataset=dataset)), ('train',))
+    assert not sources and 'its ann_file is no path' in other
 
 
 def test_classes_may_stand_in_a_file(tmp_path):

@@ -136,8 +136,19 @@ def predictions(results, image_id):
     )
 
 
-@pytest.mark.parametrize('classwise', [False, True])
-def test_the_metric_reports_what_mmdets_reports(dump, classwise, tmp_path):
+OPTIONS = [
+    dict(metric=list(TYPES)),
+    dict(metric=list(TYPES), classwise=True),
+    dict(metric='segm', proposal_nums=(1, 10, 100)),
+    dict(metric='bbox', metric_items=['mAP', 'mAP_50', 'AR@100']),
+    dict(metric=['proposal', 'bbox']),
+    dict(metric='bbox', use_mp_eval=True),
+    dict(metric='bbox', sort_categories=True, prefix='mine'),
+]
+
+
+@pytest.mark.parametrize('options', OPTIONS, ids=str)
+def test_the_metric_reports_what_mmdets_reports(dump, options, tmp_path):
     pytest.importorskip('mmdet')
     dataset, results = dump
     annotations = tmp_path / 'annotations.json'
@@ -145,9 +156,7 @@ def test_the_metric_reports_what_mmdets_reports(dump, classwise, tmp_path):
     classes = tuple(category['name'] for category in dataset['categories'])
     reports = []
     for name in ('CocoMetric', 'mmlska.FasterCocoMetric'):
-        settings = dict(
-            type=name, ann_file=str(annotations), metric=list(TYPES), classwise=classwise
-        )
+        settings = dict(options, type=name, ann_file=str(annotations))
         with DefaultScope.overwrite_default_scope('mmdet'):
             metric = METRICS.build(settings)
         metric.dataset_meta = dict(classes=classes)
@@ -155,9 +164,9 @@ def test_the_metric_reports_what_mmdets_reports(dump, classwise, tmp_path):
             metric.process({}, [predictions(results, image['id'])])
         reports.append(metric.evaluate(len(dataset['images'])))
     assert reports[0].keys() == reports[1].keys()
-    assert len(reports[0]) >= 12
+    assert len(reports[0]) >= 3
     np.testing.assert_equal(reports[1], reports[0])
-    assert reports[0]['coco/segm_mAP'] > 0.05
+    assert max(reports[0].values()) > 0.05
 
 
 def test_mmdets_own_metric_is_left_as_it_was(dump):
