@@ -10,28 +10,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 
-from mmlska.analysis import receptive_field, timing
-from mmlska.analysis.ablation.examples import mean_iou
+from mmlska.analysis import (
+    corrupted_evaluation,
+    receptive_field,
+    shape_texture,
+    stage_features,
+    timing,
+)
 from mmlska.analysis.complexity import count_macs, count_params, meta_input
+from mmlska.datasets import cue_conflict
 from mmlska.engine.config import load_config
-from mmlska.engine.inference import Predictor
 from mmlska.models import VAN
 
-from .plan import Scale
+from .plan import IMAGE_SIZE, METRIC, Scale
 
 # Takes a config, the work dir of a finished training and the scale; returns named values.
 Instrument = Callable[[Path, Path, Scale], Mapping[str, float]]
-# Those of ImageNet-C that change a small picture without moving it: labels stay true.
-CORRUPTIONS = (
-    *('gaussian_noise', 'shot_noise', 'impulse_noise', 'defocus_blur', 'motion_blur'),
-    *('snow', 'fog', 'brightness', 'contrast', 'pixelate', 'jpeg_compression'),
-)
+# Work dirs of finished trainings by cell and seed.
+Runs = Mapping[str, Mapping[int, Path]]
 # The map of stride 4, the second, as in the first stage of VAN.
 FIELD_STAGE = 1
 TIMED_SIDE = 224
@@ -74,58 +73,56 @@ def field_sides(config: Path, run: Path, scale: Scale) -> dict[str, int]:
     return {f'{reach.share:.0%}': reach.side for reach in field.reaches((0.5, 0.99))}
 
 
-def robustness(config: Path, run: Path, scale: Scale) -> dict[str, float]:
-    """Figure on clean and on corrupted scenes.
+def robustness(
+    configs: Mapping[str, Path], runs: Runs, folder: Path, scale: Scale, jobs: int
+) -> dict[str, dict[str, dict[int, float]]]:
+    """Figures on clean and on corrupted scenes.
+
+    Args:
+        configs: Configs by cell.
+        runs: Work dirs of finished trainings by cell and seed.
+        folder: Where finished evaluations are kept.
+        scale: At which scale.
+        jobs: Evaluations at once.
 
     Returns:
-        ``clean``: mean over scenes of the mean IoU of their classes, percent; ``corrupted``: the
-        mean of the same over corruptions and severities; ``kept``: their ratio, percent.
+        By name, cell and seed, percent: ``clean``; ``corrupted``, the mean over corruptions and
+        severities; ``kept``, what is left of the clean one.
     """
-    predictor = Predictor(config, checkpoint_of(run))
-    scenes = list(labelled_scenes(config, scale.corrupted_images))
-    clean = score(predictor, scenes)
-    corrupted = statistics.fmean(
-        score(
-            predictor,
-            [
-                (corrupt(image, name, severity, i), labels)
-                for i, (image, labels) in enumerate(scenes)
-            ],
-        )
-        for name in CORRUPTIONS
-        for severity in scale.severities
+    keys = {f'{cell} {seed}': (cell, seed) for cell in runs for seed in runs[cell]}
+    subjects = [
+        corrupted_evaluation.Subject(name, str(configs[cell]), checkpoint_of(runs[cell][seed]))
+        for name, (cell, seed) in keys.items()
+    ]
+    cells = corrupted_evaluation.cells_of(scale.corruptions, scale.severities)
+    settings = corrupted_evaluation.Settings(images=scale.corrupted_images)
+    found = corrupted_evaluation.evaluate_cells(subjects, cells, folder, settings, jobs)
+    figures: dict[str, dict[str, dict[int, float]]] = {}
+    for name, (cell, seed) in keys.items():
+        clean = found[name][corrupted_evaluation.CLEAN][METRIC]
+        corrupted = statistics.fmean(found[name][c][METRIC] for c in cells[1:])
+        values = dict(clean=clean, corrupted=corrupted, kept=100 * corrupted / clean)
+        for key, value in values.items():
+            figures.setdefault(key, {}).setdefault(cell, {})[seed] = value
+    return figures
+
+
+def factor_shares(config: Path, run: Path, scale: Scale) -> dict[str, float]:
+    """Dimensions of the last stage that hold shape and texture, percent."""
+    folder = run.parents[2]
+    pictures = cue_conflict.find_pictures(
+        cue_conflict.make_cue_conflict(folder / 'cue_conflict', 'scenes', image_size=IMAGE_SIZE)
     )
-    return dict(clean=clean, corrupted=corrupted, kept=100 * corrupted / clean)
-
-
-def labelled_scenes(config: Path, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images (BGR) and label maps of the validation set."""
-    dataset = DATASETS.build(load_config(config).val_dataloader.dataset)
-    load = Compose(dataset.pipeline.transforms[:-1])
-    scenes = [load(dataset.get_data_info(i)) for i in range(min(number, len(dataset)))]
-    return [(scene['img'], scene['gt_seg_map']) for scene in scenes]
-
-
-def corrupt(image: np.ndarray, name: str, severity: int, index: int) -> np.ndarray:
-    """Corrupt a BGR image, each image in its own way, the same in every run."""
-    import imagecorruptions
-
-    np.random.seed(index)
-    changed = imagecorruptions.corrupt(image[..., ::-1], corruption_name=name, severity=severity)
-    return np.ascontiguousarray(changed[..., ::-1])
-
-
-def score(predictor: Predictor, scenes: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Mean over scenes of the mean IoU of the classes that occur, percent."""
-    scores = []
-    for image, labels in scenes:
-        data = predictor.prepare(
-            dict(img=image, img_path='', ori_shape=image.shape[:2], img_shape=image.shape[:2])
-        )
-        with torch.no_grad():
-            found = predictor.model.test_step(pseudo_collate([data]))[0].pred_sem_seg.data
-        scores.append(mean_iou(labels.ravel(), found.cpu().numpy().ravel()))
-    return 100 * statistics.fmean(scores)
+    pairs = cue_conflict.pair_pictures(pictures, scale.pairs)
+    features = stage_features.kept_features(
+        load_config(config),
+        checkpoint_of(run),
+        [picture.path for picture in pictures],
+        folder / 'features',
+        IMAGE_SIZE,
+    )
+    last = shape_texture.stage_dimensions(features, pairs)[-1]
+    return {factor: last.share(factor) for factor in ('shape', 'texture')}
 
 
 def times(attentions: Sequence[tuple[str, int]], rounds: int) -> dict[str, Any]:
@@ -167,7 +164,7 @@ def forward(model: torch.nn.Module, image: torch.Tensor) -> Callable[[], Any]:
 
 def by_cell(
     configs: Mapping[str, Path],
-    runs: Mapping[str, Mapping[int, Path]],
+    runs: Runs,
     kept: Kept,
     instrument: Instrument,
     scale: Scale,

@@ -14,6 +14,8 @@ ALTERNATIVES = ('ECA', 'ContextAggregation', 'DFCAttention')
 # The attention of the base config.
 BASE_ATTENTION = ('LSKA', 23)
 IMAGE_SIZE = 64
+# One of each kind of ImageNet-C: noise, blur, weather, digital.
+CORRUPTIONS = ('gaussian_noise', 'defocus_blur', 'fog', 'jpeg_compression')
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Scale:
         field_size: Side of these images, pixels.
         rounds: Rounds of timing.
         corrupted_images: Scenes that are corrupted.
-        severities: Severities of the corruptions.
+        corruptions: Of ImageNet-C; none moves a pixel, so that labels stay true.
+        severities: Of the corruptions.
+        pairs: Pairs of pictures of one shape, and of one texture.
     """
 
     iterations: int
@@ -46,7 +50,9 @@ class Scale:
     field_size: int = 256
     rounds: int = 15
     corrupted_images: int = 64
+    corruptions: tuple[str, ...] = CORRUPTIONS
     severities: tuple[int, ...] = (1, 3, 5)
+    pairs: int = 2000
 
 
 SCALES = {
@@ -65,6 +71,8 @@ SCALES = {
         field_size=128,
         rounds=3,
         corrupted_images=4,
+        corruptions=CORRUPTIONS[:1],
+        pairs=50,
         severities=(3,),
     ),
 }

@@ -43,7 +43,7 @@ def run_study(name: str, work_dir: Path, page: Path, jobs: int) -> list[Claim]:
     rows = run_ablation(spec, launch)
     print('[3/4] Receptive fields, corrupted scenes, times, transfer', flush=True)
     accuracy = {row.name: row.figures.get(METRIC, {}) for row in rows}
-    findings = measure(scale, work_dir, accuracy)
+    findings = measure(scale, work_dir, accuracy, jobs)
     segmentor = work_dir / 'runs' / 'base' / 'seed0'
     findings.transfer = transfer(scale, data, segmentor, work_dir / 'transfer', launch)
     claims = judge(findings)
@@ -55,7 +55,9 @@ def run_study(name: str, work_dir: Path, page: Path, jobs: int) -> list[Claim]:
     return claims
 
 
-def measure(scale: Scale, work_dir: Path, accuracy: Mapping[str, Mapping[int, float]]) -> Findings:
+def measure(
+    scale: Scale, work_dir: Path, accuracy: Mapping[str, Mapping[int, float]], jobs: int
+) -> Findings:
     """Put the instruments on every finished training."""
     configs = {cell: work_dir / 'configs' / f'{cell}.py' for cell in accuracy}
     runs = {
@@ -73,6 +75,7 @@ def measure(scale: Scale, work_dir: Path, accuracy: Mapping[str, Mapping[int, fl
         scale=scale,
         accuracy=accuracy,
         fields=figures('fields', measuring.field_sides),
-        robustness=figures('robustness', measuring.robustness),
+        robustness=measuring.robustness(configs, runs, work_dir / 'robustness', scale, jobs),
+        shape=figures('shape', measuring.factor_shares),
         times=times.get('VAN-tiny', lambda: measuring.times(timed, scale.rounds)),
     )

@@ -124,12 +124,22 @@ def test_cells_bear_the_names_that_the_study_looks_for(name, tmp_path):
     assert all(cell.text for cell in cells)
 
 
-def test_a_corruption_is_the_same_in_every_run():
-    pytest.importorskip('imagecorruptions')
-    image = np.full((64, 64, 3), 128, np.uint8)
-    one, again, other = (measuring.corrupt(image, 'gaussian_noise', 3, i) for i in (0, 0, 1))
-    assert (one == again).all()
-    assert (one != other).any() and one.shape == image.shape
+def test_figures_under_corruptions(monkeypatch, tmp_path):
+    """The mean over corruptions, and what is left of the figure on clean scenes."""
+    evaluation = measuring.corrupted_evaluation
+
+    def evaluate_cells(subjects, cells, out_dir, settings, jobs):
+        values = {cell: dict(mIoU=10.0 * number) for number, cell in enumerate(cells[1:], 1)}
+        return {subject.name: {**values, evaluation.CLEAN: dict(mIoU=50.0)} for subject in subjects}
+
+    monkeypatch.setattr(evaluation, 'evaluate_cells', evaluate_cells)
+    (tmp_path / 'last_checkpoint').write_text('x.pth')
+    scale = plan.SCALES['quick']
+    runs = {'base': {0: tmp_path, 4: tmp_path}}
+    found = measuring.robustness({'base': tmp_path / 'b.py'}, runs, tmp_path, scale, 1)
+    # Four corruptions of one severity: 10, 20, 30, 40.
+    assert found['corrupted'] == {'base': {0: 25.0, 4: 25.0}}
+    assert found['kept'] == {'base': {0: 50.0, 4: 50.0}}
 
 
 def test_kept_values_are_computed_once(tmp_path):

@@ -19,6 +19,7 @@ from mmlska.engine.inference import Predictor
 # Images that are looked at, the least score of a detection, and the width of a picture in pixels.
 NUMBER, SCORE, WIDTH = 60, 0.3, 420
 OVERLAP = 0.5
+LEAST_NAMED = 200
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def draw(predictor: Predictor, sample: BaseDataElement, path: Path) -> str:
     """Draw truth and prediction side by side; returns the picture as a data address."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = mmcv.bgr2rgb(mmcv.imread(sample.img_path))
-    options = dict(pred_score_thr=SCORE) if predictor.is_detector else {}
+    # On a small picture the names of segments would hide them.
+    named = dict(with_labels=min(image.shape[:2]) >= LEAST_NAMED)
+    options = dict(pred_score_thr=SCORE) if predictor.is_detector else named
     predictor.visualizer.add_datasample(
         path.stem, image, sample, draw_gt=True, out_file=str(path), **options
     )
