@@ -111,7 +111,9 @@ def factor_shares(config: Path, run: Path, scale: Scale) -> dict[str, float]:
     """Dimensions of the last stage that hold shape and texture, percent."""
     folder = run.parents[2]
     pictures = cue_conflict.find_pictures(
-        cue_conflict.make_cue_conflict(folder / 'cue_conflict', 'scenes', image_size=IMAGE_SIZE)
+        cue_conflict.make_cue_conflict(
+            folder / 'cue_conflict', 'scenes', scale.cues, scale.cues, IMAGE_SIZE
+        )
     )
     pairs = cue_conflict.pair_pictures(pictures, scale.pairs)
     features = stage_features.kept_features(

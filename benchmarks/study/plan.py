@@ -36,7 +36,8 @@ class Scale:
         corrupted_images: Scenes that are corrupted.
         corruptions: Of ImageNet-C; none moves a pixel, so that labels stay true.
         severities: Of the corruptions.
-        pairs: Pairs of pictures of one shape, and of one texture.
+        cues: Shapes, and textures, of the scenes with exchanged textures.
+        pairs: Most pairs of pictures of one shape, and of one texture.
     """
 
     iterations: int
@@ -52,12 +53,13 @@ class Scale:
     corrupted_images: int = 64
     corruptions: tuple[str, ...] = CORRUPTIONS
     severities: tuple[int, ...] = (1, 3, 5)
+    cues: int = 20
     pairs: int = 2000
 
 
 SCALES = {
     'full': Scale(iterations=2000, seeds=5, num_train=3000, num_val=400, field_images=16),
-    'quick': Scale(iterations=600, seeds=3, num_train=1500, num_val=200, severities=(3,)),
+    'quick': Scale(iterations=600, seeds=3, num_train=1500, num_val=200, severities=(3,), cues=12),
     # Shows that the study runs through, in a minute or two; it says nothing about any claim.
     'mini': Scale(
         iterations=10,
@@ -72,6 +74,7 @@ SCALES = {
         rounds=3,
         corrupted_images=4,
         corruptions=CORRUPTIONS[:1],
+        cues=4,
         pairs=50,
         severities=(3,),
     ),

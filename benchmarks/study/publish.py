@@ -80,7 +80,8 @@ def keep(scale_name: str, work_dir: Path, folder: Path, kind: str, size: int) ->
         for key, value in weights.items()
     }
     save_file(halves, path)
-    figure, half = result['figures'][METRIC], evaluate(work_dir / 'configs' / f'{cell}.py', path)
+    half = evaluate(work_dir / 'configs' / f'{cell}.py', path, work_dir / 'published' / model)
+    figure = result['figures'][METRIC]
     if abs(half - figure) > TOLERANCE:
         raise ArithmeticError(f'half precision changes the {METRIC} of {model}: {figure} to {half}')
     options = {
@@ -108,7 +109,7 @@ def keep(scale_name: str, work_dir: Path, folder: Path, kind: str, size: int) ->
     return model, dict(file=path.name, sha256=digest, config=BASE, options=options)
 
 
-def evaluate(config: Path, checkpoint: Path) -> float:
+def evaluate(config: Path, checkpoint: Path, work_dir: Path) -> float:
     """Figure of a checkpoint on the validation scenes."""
-    cfg = prepare_testing(config, str(checkpoint), work_dir=str(checkpoint.parent / '.evaluation'))
+    cfg = prepare_testing(config, str(checkpoint), work_dir=str(work_dir))
     return build_test_runner(cfg).test()[METRIC]
