@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from benchmarks.study import claims, judging, measuring, plan
+from benchmarks.study import claims, judging, measuring, plan, publish, transfer
 from benchmarks.study.claims import CONFIRMED, OPEN, REFUTED
 from benchmarks.study.judging import Findings
 from benchmarks.study.page import write_page
 from mmlska.analysis.ablation import Estimate
 from mmlska.analysis.ablation.cells import make_cells
+from mmlska.analysis.ablation.costs import count
+from mmlska.engine.config import load_config
 
 QUICK = plan.SCALES['quick']
 
@@ -148,3 +150,22 @@ def test_kept_values_are_computed_once(tmp_path):
         kept = measuring.Kept(tmp_path / 'kept.json')
         assert kept.get('a', lambda: calls.append(1) or 5) == 5
     assert len(calls) == 1
+
+
+def test_detectors_of_the_transfer_differ_in_their_start_alone(tmp_path):
+    pytest.importorskip('mmdet')
+    (tmp_path / 'last_checkpoint').write_text('segmentor.pth')
+    configs = {}
+    for name in (transfer.RANDOM, transfer.PRETRAINED):
+        path = tmp_path / f'{name}.py'
+        path.write_text(transfer.start_text(name, QUICK, tmp_path / 'data', tmp_path))
+        configs[name] = load_config(path)
+    start = configs[transfer.PRETRAINED].model.backbone.pop('init_cfg')
+    assert start.checkpoint.endswith('segmentor.pth')
+    assert configs[transfer.PRETRAINED].to_dict() == configs[transfer.RANDOM].to_dict()
+    assert count(tmp_path / f'{transfer.RANDOM}.py').failure == ''
+
+
+def test_only_finished_trainings_are_published(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no finished training'):
+        publish.publish('mini', tmp_path, tmp_path / 'zoo')
