@@ -23,7 +23,7 @@ from .kernel_decomposition import decompose_kernel
 from .large_kernel_attention import large_kernel_attention
 from .memory_layout import in_fast_layout
 from .onednn_defect import in_right_layout
-from .residual.choice import add_scaled
+from .residual.operation import add_scaled
 from .row_bands import in_bands
 
 __all__ = [

@@ -7,9 +7,9 @@ operator takes longer than a small map. PyTorch before 2.4 cannot register all o
 kernels.
 
 ``torch.library.triton_op`` would spare the fake kernels, for it lets compilers see each launch. But
-it takes no interpreted kernels, so that nothing of it could be tested without a GPU; how a march is
-cut into segments and tiles would become symbols in graphs for maps of all sizes; and autograd and
-autocast would have to be registered all the same.
+compilers take no interpreted kernels, so that nothing of it could be tested without a GPU; into how
+many segments and tiles a map is cut would be computed with symbols in graphs for maps of all sizes;
+and autograd and autocast would have to be registered all the same.
 """
 
 from collections.abc import Callable, Sequence

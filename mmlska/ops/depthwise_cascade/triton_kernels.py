@@ -24,7 +24,8 @@ NUM_WARPS = 4
 AHEAD, AHEAD_BACK = 8, 4
 PROGRAMS, PROGRAMS_BACK = 4, 3
 # Values that are kept for each position of a tile up to which a thread takes two positions, and up
-# to which it then does with so few registers that as many programs run backward.
+# to which maps of half precision then leave it enough of so few registers that as many programs run
+# backward. In float32 they do not with every Triton.
 MOST_FOR_TWO = 64
 MOST_BOUNDED, MOST_REGISTERS_BACK = 60, 168
 OPTIONS = dict(num_warps=NUM_WARPS, enable_fp_fusion=True)
@@ -435,7 +436,7 @@ def tile_shape(channels: int, kept: int, dtype: torch.dtype, device_type: str) -
 
 def options_back(kept: int, dtype: torch.dtype) -> dict[str, int | bool]:
     """How the kernel of the gradients is compiled."""
-    if kept > MOST_BOUNDED or dtype == torch.float64:
+    if kept > MOST_BOUNDED or dtype not in (torch.bfloat16, torch.float16):
         return OPTIONS
     return {**OPTIONS, 'maxnreg': MOST_REGISTERS_BACK}
 

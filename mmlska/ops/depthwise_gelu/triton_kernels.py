@@ -124,13 +124,9 @@ def _sum_row_of_taps(taps, columns, width, ROW: tl.constexpr):
 
 @triton.jit
 def _load_shift(shift, x, channels, num_channels, DTYPE: tl.constexpr):
-    """The shift ``(1, C)``, a value that a map can hold; None if there is none."""
-    # What follows a return is compiled too: only the else hides it.
-    if shift is None:
-        return None
-    else:
-        value = tl.load(shift + channels, mask=channels < num_channels, other=0.0)
-        return value.to(x.dtype.element_ty).to(DTYPE)[None, :]
+    """The shift ``(1, C)``, values that a map can hold."""
+    value = tl.load(shift + channels, mask=channels < num_channels, other=0.0)
+    return value.to(x.dtype.element_ty).to(DTYPE)[None, :]
 
 
 @triton.jit
@@ -191,7 +187,9 @@ def _convolve_kernel(
     image, row, columns, channels = _place(height, width, num_channels, ROWS, COLUMNS, CHANNELS)
     at = _offsets(image, row, columns, channels, s_image, s_row, s_column, s_channel)
     present = (channels < num_channels)[None, :]
-    moved = _load_shift(shift, x, channels, num_channels, taps.dtype.element_ty)
+    moved = shift
+    if shift is not None:
+        moved = _load_shift(shift, x, channels, num_channels, taps.dtype.element_ty)
     tiles = _load_surroundings(
         x + at, moved, row, columns, present, height, width, s_row, s_column, ROWS
     )
@@ -234,7 +232,9 @@ def _differentiate_kernel(
     weights = _load_taps(taps, channels, num_channels)
     start = _load_bias(bias, taps, channels, num_channels, COLUMNS, CHANNELS)
     zero = tl.zeros((COLUMNS, CHANNELS), taps.dtype.element_ty)
-    moved = _load_shift(shift, x, channels, num_channels, taps.dtype.element_ty)
+    moved = shift
+    if shift is not None:
+        moved = _load_shift(shift, x, channels, num_channels, taps.dtype.element_ty)
     for_bias = zero
     # The same in the first and in the last row of the map alone.
     in_first = zero

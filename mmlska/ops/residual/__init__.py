@@ -2,7 +2,7 @@
 
 - ``reference.py``: PyTorch's own operations; the truth that the other form equals.
 - ``triton_op.py``: the GPU form for training, by the kernels in ``triton_kernels.py``.
-- ``choice.py``: which of them runs.
+- ``operation.py``: the operation, and which of the forms computes it.
 
 The result has the dtype that PyTorch's sums give it. Under autocast the branch is of half
 precision and the layer scale of float32, so that the sum, and with it the residual stream of a

@@ -1,4 +1,4 @@
-"""Which form of the residual sum runs."""
+"""The residual sum, and which form computes it."""
 
 import torch
 
