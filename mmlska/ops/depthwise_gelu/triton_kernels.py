@@ -27,11 +27,13 @@ GRADIENT_ROWS = 2
 MOST_STACKED = 16
 ENOUGH_PROGRAMS = 1024
 OPTIONS = dict(num_warps=4, enable_fp_fusion=True)
-# With so many registers for a thread a third program runs on a multiprocessor. In float32 the
-# gradients do not fit into them.
+# With so many registers for a thread a third program runs on a multiprocessor. In float32, and with
+# Triton 3.3, the gradients do not fit into them.
+IS_BOUNDED = tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 9)
+BOUNDED = dict(OPTIONS, maxnreg=168) if IS_BOUNDED else OPTIONS
 OPTIONS_BACK = {
-    torch.bfloat16: dict(OPTIONS, maxnreg=168),
-    torch.float16: dict(OPTIONS, maxnreg=168),
+    torch.bfloat16: BOUNDED,
+    torch.float16: BOUNDED,
     torch.float32: OPTIONS,
     torch.float64: OPTIONS,
 }
