@@ -1,5 +1,6 @@
 """The stock instruments of mmdet and mmseg with our configs, as docs/instruments.md tells them."""
 
+import json
 import re
 import runpy
 import subprocess
@@ -70,9 +71,9 @@ def is_drawn(path: Path) -> bool:
 
 def test_mmdet_draws_the_curves_of_a_log_in_a_style_that_there_is(detector, tmp_path):
     script = stock('mmdet', 'analyze_logs.py')
-    curve = ['plot_curve', detector.log, '--keys', 'loss', '--out', 'loss.png']
+    curve = ['plot_curve', detector.log, '--keys', 'loss', 'bbox_mAP', '--out', 'curves.png']
     run_here(script, *curve, '--style', 'default', cwd=tmp_path)
-    assert is_drawn(tmp_path / 'loss.png')
+    assert is_drawn(tmp_path / 'curves.png')
     with pytest.raises(OSError, match="'dark' is not a valid package style"):
         run_here(script, *curve, cwd=tmp_path)
     out = run_here(script, 'cal_train_time', detector.log, '--include-outliers', cwd=tmp_path)
@@ -91,6 +92,36 @@ def test_mmseg_draws_the_curves_of_a_log_beside_seaborn(segmentor, tmp_path, mon
     monkeypatch.setitem(sys.modules, 'seaborn', seaborn)
     run_here(script, *curve, cwd=tmp_path)
     assert styles == ['dark'] and is_drawn(tmp_path / 'curve.png')
+
+
+def written_log(path: Path, by_epoch: bool) -> Path:
+    """A log of two evaluations, as mmengine writes it."""
+    lines = []
+    for step in (1, 2):
+        count = dict(epoch=step, iter=10 * step, step=10 * step)
+        lines.append(dict(loss=1 / step, **(count if by_epoch else dict(step=10 * step))))
+        lines.append({'coco/bbox_mAP': 0.1 * step, 'step': step if by_epoch else 10 * step})
+    path.write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
+    return path
+
+
+def test_ap_is_drawn_by_epochs_and_by_the_other_script_by_iterations(tmp_path, monkeypatch):
+    script, options = stock('mmdet', 'analyze_logs.py'), ['--out', 'ap.png']
+    style = ['--style', 'default']
+    epochs, iterations = (
+        written_log(tmp_path / f'{by_epoch}.json', by_epoch) for by_epoch in (True, False)
+    )
+    curve = ['--keys', 'bbox_mAP', *options, *style]
+    run_here(script, 'plot_curve', epochs, *curve, cwd=tmp_path)
+    assert is_drawn(tmp_path / 'ap.png')
+    with pytest.raises(ValueError, match='x and y must have same first dimension'):
+        run_here(script, 'plot_curve', iterations, *curve, cwd=tmp_path)
+    (tmp_path / 'ap.png').unlink()
+    seaborn = SimpleNamespace(set_style=lambda style: None)
+    monkeypatch.setitem(sys.modules, 'seaborn', seaborn)
+    other = [stock('mmseg', 'analyze_logs.py'), iterations, '--keys', 'coco/bbox_mAP']
+    run_here(*other, *options, cwd=tmp_path)
+    assert is_drawn(tmp_path / 'ap.png')
 
 
 # Confusion matrices
