@@ -1,7 +1,7 @@
 """The stock evaluation of a config, once for each corruption and severity.
 
 A cell of the table is one evaluation as ``tools/test.py`` does it, with one more step in the
-pipeline: :class:`mmlska.datasets.CorruptImage` behind the step that loads the image. Cells are
+pipeline, :class:`mmlska.datasets.CorruptImage`, see :func:`insert_corruption`. Cells are
 evaluated in processes of their own; each finished cell is a file, so that an interrupted run goes
 on where it was.
 """
@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -162,21 +163,30 @@ def _evaluate_missing(
         waiting: dict[Future, tuple[Subject, Cell]] = {
             executor.submit(_evaluate_into, files[key], *key, settings): key for key in missing
         }
-        for future in as_completed(waiting):
-            subject, cell = waiting[future]
-            error = future.exception()
-            if error is not None:
-                executor.shutdown(cancel_futures=True)
-                raise RuntimeError(
-                    f'{subject.name}, {cell.corruption} {cell.severity}: '
-                    f'{type(error).__name__}: {error} (see {log}; finished cells are kept)'
-                ) from error
-            bar.update()
+        try:
+            for future in as_completed(waiting):
+                _check_cell(future, *waiting[future], log)
+                bar.update()
+        except BaseException:
+            # Else the cells that wait would be evaluated before the error is told.
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
     print(file=sys.stderr)
 
 
+def _check_cell(future: Future, subject: Subject, cell: Cell, log: Path) -> None:
+    error = future.exception()
+    if error is not None:
+        raise RuntimeError(
+            f'{subject.name}, {cell.corruption} {cell.severity}: '
+            f'{type(error).__name__}: {error} (see {log}; finished cells are kept)'
+        ) from error
+
+
 def _start_process(log: str, threads: int) -> None:
-    """Send what a process prints to the log, and end it when the one that started it is gone."""
+    """Send what a process prints to the log, and end it with the one that started it."""
+    # The executor would take Python's KeyboardInterrupt for a failed cell and go on.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with open(log, 'ab', buffering=0) as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
@@ -232,7 +242,10 @@ def evaluate_cell(
 
 
 def insert_corruption(cfg: Config, cell: Cell, seed: int = 0) -> None:
-    """Put a corruption behind the step of the test pipeline that loads the image, in place.
+    """Put a corruption into the test pipeline, in place.
+
+    It stands behind the step that loads the image; for a classifier before the one that packs it,
+    as ImageNet-C, to which its errors are compared, corrupts the crop that a network gets.
 
     Raises:
         ValueError: If the config has no single test set, or its pipeline loads no image.
@@ -252,7 +265,9 @@ def insert_corruption(cfg: Config, cell: Cell, seed: int = 0) -> None:
         channel_order=channel_order(pipeline[loading[-1]]),
         seed=seed,
     )
-    pipeline.insert(loading[-1] + 1, step)
+    packing = [i for i, one in enumerate(pipeline) if type_name(one).startswith('Pack')]
+    is_classifier = task_of(cfg) == CLASSIFICATION
+    pipeline.insert(packing[0] if is_classifier and packing else loading[-1] + 1, step)
     dataset.pipeline = pipeline
 
 

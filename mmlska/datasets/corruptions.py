@@ -178,8 +178,8 @@ def _call_library(rgb: np.ndarray, corruption: str, severity: int, number: int) 
 class CorruptImage(BaseTransform):
     """Corrupt the loaded image of a pipeline, see :func:`corrupt`.
 
-    It belongs right behind the step that loads the image, before any that changes its size or
-    values. Modified key: ``img``.
+    It belongs before any step that changes the values of the image: right behind the one that
+    loads it, or, for a classifier, behind the crop, as in ImageNet-C. Modified key: ``img``.
 
     Args:
         corruption (str): One of :data:`CORRUPTIONS`.

@@ -79,6 +79,15 @@ def test_the_corruption_stands_behind_the_loading_step(config):
     assert cfg.test_dataloader.dataset.pipeline == [before[0], step, *before[1:]]
 
 
+def test_a_classifier_gets_its_crop_corrupted_as_imagenet_c_does():
+    names = ['LoadImageFromFile', 'ResizeEdge', 'CenterCrop', 'PackInputs']
+    dataset = dict(type='ImageNet', pipeline=[dict(type=name) for name in names])
+    cfg = Config(dict(default_scope='mmpretrain', test_dataloader=dict(dataset=dataset)))
+    insert_corruption(cfg, Cell('fog', 1))
+    steps = [step.type for step in cfg.test_dataloader.dataset.pipeline]
+    assert steps == [*names[:3], 'mmlska.CorruptImage', names[3]]
+
+
 def test_a_set_without_images_or_of_several_parts_is_told():
     cfg = load_config(DETECTOR)
     cfg.test_dataloader.dataset.pipeline = [dict(type='LoadAnnotations')]

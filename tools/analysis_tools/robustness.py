@@ -2,10 +2,10 @@
 """Evaluate detectors, segmentors or classifiers under the corruptions of ImageNet-C.
 
 The stock evaluation of each config runs once for each corruption and severity, with the corruption
-applied behind the step that loads the image. Prints what is left of the metric (mPC and rPC; mCE
-for classifiers), and writes all figures as JSON and Markdown, curves over the severity, and a radar
-picture. Cells that an earlier run has finished are not evaluated again. With --folders, classifiers
-are tested on images in folders named by class instead, as of ImageNet-A, -R and -Sketch.
+applied in its pipeline. Prints what is left of the metric (mPC and rPC; mCE for classifiers), and
+writes all figures as JSON and Markdown, curves over the severity, and a radar picture. Cells that
+an earlier run has finished are not evaluated again. With --folders, classifiers are tested on
+images in folders named by class instead, as of ImageNet-A, -R and -Sketch.
 """
 
 import argparse
@@ -171,6 +171,8 @@ def main() -> None:
             (evaluate_folders if args.folders else evaluate_corrupted)(args)
         except RuntimeError as error:
             raise ValueError(str(error)) from error
+        except KeyboardInterrupt:
+            raise SystemExit('\ninterrupted; finished cells are kept') from None
 
 
 if __name__ == '__main__':
