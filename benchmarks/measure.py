@@ -1,6 +1,7 @@
 """Measuring one case: ours against the plain official order, in one process, in turns."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import statistics
 import sys
@@ -73,8 +74,8 @@ class Result:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> 'Result':
-        """The result that a record, read from a JSON file, is of."""
-        fields = {name: value for name, value in record.items() if name != 'variants'}
+        """The result that a record, read from a JSON file, is of; it may say more."""
+        fields = {field.name: record[field.name] for field in dataclasses.fields(cls)}
         settings = dict(record['settings'], shape=tuple(record['settings']['shape']))
         samples = {name: [Sample(*s) for s in taken] for name, taken in record['samples'].items()}
         return cls(**fields | dict(settings=Settings(**settings), samples=samples))

@@ -183,14 +183,17 @@ def look_suite_up(name: str, suite: Suite, files: Sequence[str], docs: str | Non
     Args:
         name: Name of the suite.
         suite: Its cases, see :func:`choose_suite`.
-        files: JSON files of :func:`run_suite`, of one machine; none lists the cases.
+        files: JSON files of :func:`run_suite` or ``gpu_first``, of one machine; none lists the
+            cases.
         docs: Document whose part of this name is rewritten, or None.
 
     Raises:
         ValueError: If the files are of several machines, or the document has no such part.
     """
     records, machine = report.read_json(files) if files else ([], None)
-    found = {without_effort(one.settings): one for one in map(Result.from_record, records)}
+    # A file of gpu_first tells of other things too.
+    results = [Result.from_record(record) for record in records if 'samples' in record]
+    found = {without_effort(one.settings): one for one in results}
     tables = {
         title: [found.get(without_effort(one), (one, NOT_MEASURED)) for one in cases]
         for title, cases in suite.items()
