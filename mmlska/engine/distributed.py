@@ -103,7 +103,8 @@ def fit_config_to_cpu(cfg: Config) -> None:
 def replace_sync_bn(settings: dict | list | tuple) -> int:
     """Turn each ``type='SyncBN'`` below into ``type='BN'``; returns how many there were."""
     children = settings.values() if isinstance(settings, dict) else settings
-    count = sum(replace_sync_bn(child) for child in children if isinstance(child, (dict, list)))
+    nested = (child for child in children if isinstance(child, (dict, list, tuple)))
+    count = sum(map(replace_sync_bn, nested))
     if isinstance(settings, dict) and settings.get('type') in ('SyncBN', 'MMSyncBN'):
         settings['type'] = 'BN'
         count += 1

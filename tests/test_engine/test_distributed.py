@@ -22,7 +22,9 @@ from mmlska.engine.distributed import (
 def cfg() -> Config:
     norm = dict(type='SyncBN', requires_grad=True)
     heads = [dict(norm_cfg=norm), dict(norm_cfg=dict(type='GN', num_groups=4))]
-    return Config(dict(model=dict(backbone=dict(norm_cfg=norm), heads=heads), sync_bn='torch'))
+    plugins = (dict(cfg=dict(norm_cfg=norm)),)
+    model = dict(backbone=dict(norm_cfg=norm, plugins=plugins), heads=heads)
+    return Config(dict(model=model, sync_bn='torch'))
 
 
 @pytest.mark.parametrize('launcher', list(RANK_VARIABLES))
@@ -44,6 +46,7 @@ def test_on_the_cpu_sync_bn_gives_way_everywhere(cfg):
     assert cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
     assert cfg.model.heads[0].norm_cfg.type == 'BN'
     assert cfg.model.heads[1].norm_cfg.type == 'GN'
+    assert cfg.model.backbone.plugins[0].cfg.norm_cfg.type == 'BN'
     assert 'sync_bn' not in cfg
 
 
@@ -51,7 +54,7 @@ def test_the_replacement_is_told_in_one_line(cfg, monkeypatch):
     messages = []
     monkeypatch.setattr(distributed, 'print_log', lambda message, **_: messages.append(message))
     fit_config_to_cpu(cfg)
-    assert len(messages) == 1 and 'SyncBN' in messages[0] and '2 layer settings' in messages[0]
+    assert len(messages) == 1 and 'SyncBN' in messages[0] and '3 layer settings' in messages[0]
 
 
 def test_the_wrapper_gets_no_device_ids_and_keeps_its_settings(cfg):
