@@ -3,8 +3,8 @@
 The cascade computes in channels_last, see ``mmlska/ops/depthwise_cascade/onednn.py``. There the 1x1
 convolution is a product of matrices, ``rows`` of positions by channels with the weight, and a
 product can take and give its factors and its result transposed: where the map is contiguous, what
-it gives is contiguous. So the way back from channels_last costs nothing. The bias is added by the
-product too, and the gate takes what it gave while that is still in the cache.
+it gives is contiguous. So the way back from channels_last costs nothing. Bias and gate take what it
+gave, a band of rows at a time, while that is still in the cache.
 """
 
 import math
