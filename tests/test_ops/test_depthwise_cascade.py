@@ -66,6 +66,31 @@ def test_inference_by_groups_of_images_is_the_same(monkeypatch, in_group, layout
     assert results[1].is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    'size', [(1, 3, 70, 90), (3, 64, 17, 16), (2, 1, 130, 130), (1, 2**14, 1, 1)]
+)
+def test_turning_a_map_to_another_layout_and_back_moves_every_value_to_its_place(size, dtype):
+    wide = torch.randn(2 * size[0], *size[1:]).to(dtype)
+    # Its memory begins behind that of others, and does not end with it.
+    for x in (wide[: size[0]], wide[size[0] :], wide[::2], wide[: size[0]].transpose(2, 3)):
+        kept = x.clone()
+        turned = onednn.to_channels_last(x)
+        assert torch.equal(turned, x) and turned.is_contiguous(memory_format=torch.channels_last)
+        back = onednn.in_layout(turned, torch.contiguous_format)
+        assert torch.equal(back, x) and back.is_contiguous()
+        assert torch.equal(onednn.in_layout(turned, torch.channels_last), x)
+        assert torch.equal(x, kept)
+        strided = turned[:, :, :, ::2]
+        assert torch.equal(onednn.in_layout(strided, torch.contiguous_format), x[:, :, :, ::2])
+
+
+def test_turning_a_map_can_be_differentiated():
+    x = torch.randn(2, 8, 40, 50, requires_grad=True)
+    grad = torch.randn_like(x)
+    assert torch.equal(torch.autograd.grad(onednn.to_channels_last(x), x, grad)[0], grad)
+
+
 def test_a_dense_kernel_in_place_of_two_is_wrong_at_the_border():
     # 1x5, then 1x7 with dilation 3, sees 23 positions, but what it sees of the padding was zeroed
     # in between. So the product of the two kernels, a single 1x23, is right only inside.

@@ -137,24 +137,35 @@ def arrange_for(
 
 def to_channels_last(x: torch.Tensor) -> torch.Tensor:
     """The map ``(N, C, H, W)`` in channels_last; itself if it is that already."""
-    if not x.is_contiguous() or needs_gradients(x) or x[0].numel() < 2**16:
+    is_last = x.is_contiguous(memory_format=CHANNELS_LAST)
+    if is_last or not x.is_contiguous() or not _is_turned_by_shuffling(x):
         return x.contiguous(memory_format=CHANNELS_LAST)
-    # PyTorch transposes large matrices by blocks, but maps element by element.
-    out = torch.empty_like(x, memory_format=CHANNELS_LAST)
-    for image, target in zip(x.flatten(2), out.permute(0, 2, 3, 1).flatten(1, 2), strict=True):
-        target.copy_(image.t())
-    return out
+    n, c, h, w = x.shape
+    return _transposed(x, c).view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def in_layout(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
     """A map ``(N, C, H, W)`` in channels_last in a layout; itself if it is in that already."""
-    if layout == CHANNELS_LAST or x.shape[2:].numel() < 2**10:
+    is_last = layout_of(x) == CHANNELS_LAST
+    if layout == CHANNELS_LAST or not is_last or not _is_turned_by_shuffling(x):
         return x.contiguous(memory_format=layout)
-    # As above.
-    out = torch.empty_like(x, memory_format=layout)
-    for image, target in zip(x, out.flatten(2), strict=True):
-        target.copy_(image.permute(1, 2, 0).reshape(-1, x.shape[1]).t())
-    return out
+    return _transposed(x, x.shape[2] * x.shape[3]).view(x.shape)
+
+
+def _is_turned_by_shuffling(x: torch.Tensor) -> bool:
+    # Smaller maps take as long either way.
+    return x.dtype == torch.float32 and x[0].numel() >= 2**14 and not needs_gradients(x)
+
+
+def _transposed(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """Memory of the images of a map, taken for matrices of so many rows, with these transposed.
+
+    That is what shuffling channels in as many groups is, which PyTorch does with vector
+    instructions where channels stand last. Its copies between layouts go element by element.
+    """
+    size = x[0].numel()
+    channels = x.as_strided((len(x), size, 1, 1), (size, 1, size, size))
+    return torch.native_channel_shuffle(channels, rows)
 
 
 class _Cascade(torch.autograd.Function):
