@@ -1,4 +1,4 @@
-"""The instruments on what the study trained: fields, corruptions, times."""
+"""The instruments on what the study trained: fields, corruptions, shape; and times."""
 
 import contextlib
 import json
@@ -189,7 +189,9 @@ def by_cell(
         # Libraries print what they do.
         with contextlib.redirect_stdout(sys.stderr):
             compute = partial(instrument, configs[cell], run, scale)
-            values = kept.get(f'{cell} {seed}', compute)
+            # A run that was removed and trained again is measured again.
+            written = os.stat(checkpoint_of(run)).st_mtime_ns
+            values = kept.get(f'{cell} {seed} {written}', compute)
         for name, value in values.items():
             figures.setdefault(name, {}).setdefault(cell, {})[seed] = value
     return figures

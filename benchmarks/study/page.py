@@ -45,7 +45,7 @@ def write_page(
         cells,
         '### LSKA against LKA',
         differences_table(findings),
-        '### Fields and robustness',
+        '### Fields, robustness, shape',
         'Means ± standard deviations over seeds.',
         instruments_table(findings),
         '### Transfer',
