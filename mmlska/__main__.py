@@ -57,9 +57,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     tune.add_argument(
         '--max-minutes',
         type=float,
-        default=3,
+        default=4,
         metavar='M',
-        help='begin no further measurement after so many (default: 3)',
+        help='begin no further measurement after so many (default: 4)',
     )
     tune.add_argument(
         '--output',
