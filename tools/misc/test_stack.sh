@@ -118,4 +118,5 @@ laws=tests/test_layers/test_without_openmmlab.py
     "$laws::test_an_unknown_name_is_told_as_such_where_mmengine_is_and_mmcv_is_not")
 [ "$stack" != onedl-oldest ] || tests=(tests/test_layers tests/test_ops)
 [ "$#" = 0 ] || tests+=("$@")
-run env OMP_NUM_THREADS=1 PYTHONPATH="$PWD" "$venv/bin/python" -m pytest -q -m 'not slow' "${tests[@]}"
+# The second folder holds what tests share; without a conftest file pytest does not add it.
+run env OMP_NUM_THREADS=1 PYTHONPATH="$PWD:$PWD/tests" "$venv/bin/python" -m pytest -q -m 'not slow' "${tests[@]}"
