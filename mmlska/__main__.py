@@ -50,7 +50,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     tune = commands.add_parser(
         'tune',
         help=about,
-        description=f'{about}. That takes a minute or two on a quiet machine, one GPU or one '
+        description=f'{about}. That takes some minutes on a quiet machine, one GPU or one '
         'thread of the CPU. Every later run reads the file.',
     )
     tune.add_argument('--device', help='cuda, cuda:1 ... or cpu (default: the GPU if there is one)')
@@ -69,7 +69,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     tune.set_defaults(run=run_tune)
     about = "pass a command line on to Ultralytics' yolo, which then knows our layers"
-    yolo = commands.add_parser('yolo', help=about, description=f'{about}.', add_help=False)
+    # No word of it begins an option of ours, so that --help is passed on too.
+    yolo = commands.add_parser('yolo', help=about, add_help=False, prefix_chars=' ')
     yolo.add_argument('arguments', nargs=argparse.REMAINDER)
     yolo.set_defaults(run=run_yolo)
     return parser.parse_args(arguments)

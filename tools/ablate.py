@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a config with layers added at places, and compare: figures, intervals, costs.
+r"""Train a config with layers added at places, and compare: figures, intervals, costs.
 
 For example:
 

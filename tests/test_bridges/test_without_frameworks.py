@@ -29,3 +29,12 @@ def test_the_bridges_import_without_their_frameworks():
         [sys.executable, '-c', code], cwd=root, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize(
+    'words', [[], ['--help'], ['detect', 'train', 'model=mine.yaml', '--verbose', 'epochs=1']]
+)
+def test_the_command_line_passes_every_word_on(words):
+    from mmlska.__main__ import parse_args
+
+    assert parse_args(['yolo', *words]).arguments == words
