@@ -11,8 +11,6 @@ from typing import Any
 from .coco_images import sizes_by_id
 from .coco_values import NUMBERS, is_box, is_finite, is_id
 
-Repair = Callable[[dict[str, Any]], list[str]]
-
 
 def repair(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Mend a copy of the content of an annotation file.

@@ -27,7 +27,6 @@ from .spec import Spec
 
 RESULT, FAILURE, TRAINED, SUBMITTED = 'result.json', 'failure.json', 'trained', 'submitted.json'
 LOG = 'train.log'
-LAUNCHERS = ('none', 'pytorch', 'slurm')
 # A line that ends a traceback, as in "ValueError: ..." or "torch.cuda.OutOfMemoryError: ...".
 EXCEPTION = re.compile(r'^([\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)$', re.MULTILINE)
 LONGEST_REASON = 300
