@@ -14,7 +14,7 @@ Run on a machine with a CUDA device what only such a machine can show. Steps, al
   benchmark  python -m benchmarks suite gpu
 
 Logs and results go to FOLDER (default: work_dirs/gpu), a summary to FOLDER/summary.txt. The status is
-that of the first step that fails. Who has a GPU for minutes alone starts with python -m
+that of the first step that fails. With a GPU for a few minutes only, start with python -m
 benchmarks.gpu_first. compute-sanitizer comes with the CUDA toolkit; without it its
 steps are left out, which the summary says.
 
