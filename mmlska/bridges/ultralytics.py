@@ -44,16 +44,16 @@ SECTIONS = ('backbone', 'head')
 def register() -> list[str]:
     """Let YAML files of Ultralytics name our layers and backbones, and return the names.
 
-    ======================================  ====================================================
-    row                                     layer
-    ======================================  ====================================================
-    ``[-1, 1, LSKA, [11]]``                 ``LSKA(in_channels, 11)``; the channels are those of
-                                            the row that ``-1`` means
-    ``[-1, 1, ECA, [{kernel_size: 3}]]``    ``ECA(in_channels, kernel_size=3)``
-    ``[6, 1, IdentityStart, [{type: LSKA}]]``  ``IdentityStart(in_channels, dict(type='LSKA'))``
-    ``[-1, 1, VAN, [{arch: tiny}]]``        a backbone, whose maps rows such as
-                                            ``[0, 1, Index, [64, 1]]`` take: channels, position
-    ======================================  ====================================================
+    ==========================================  ====================================================
+    row                                         layer
+    ==========================================  ====================================================
+    ``[-1, 1, LSKA, [11]]``                     ``LSKA(in_channels, 11)``; the channels are those of
+                                                the row that ``-1`` means
+    ``[-1, 1, ECA, [{kernel_size: 3}]]``        ``ECA(in_channels, kernel_size=3)``
+    ``[6, 1, IdentityStart, [{type: LSKA}]]``   ``IdentityStart(in_channels, dict(type='LSKA'))``
+    ``[-1, 1, VAN, [{arch: tiny}]]``            a backbone, whose maps rows such as
+                                                ``[0, 1, Index, [64, 1]]`` take: channels, position
+    ==========================================  ====================================================
 
     Models are built of the layers themselves, so that a saved one is read wherever mmlska can be
     imported; to build it anew (training, resuming) the process calls ``register()``, as
