@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector or a segmentor."""
+"""Train a detector, a segmentor or a classifier."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""What the channels of each stage of a backbone respond to image files, averaged over the map."""
+"""How the channels of each stage of a backbone respond to image files, averaged over the map."""
 
 import hashlib
 import json

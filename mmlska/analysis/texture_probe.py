@@ -1,7 +1,7 @@
 """How much a representation tells about texture: the nearest neighbour on a set of textures.
 
-LSKA's paper (arXiv 2309.01439, Table XIII) classifies the Describable Textures Dataset (DTD) so:
-the lower the accuracy, the less texture is in the features.
+LSKA's paper (arXiv 2309.01439, Table XIII) classifies the Describable Textures Dataset (DTD) in
+this way: the lower the accuracy, the less texture is in the features.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Polygons and run lengths that pycocotools stops, crashes or never ends at."""
+"""Polygons and run lengths at which pycocotools stops, crashes or never ends."""
 
 import math
 from collections.abc import Iterable, Sequence

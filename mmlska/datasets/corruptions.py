@@ -1,4 +1,4 @@
-"""The 15 + 4 corruptions of ImageNet-C, alike for alike images, and a transform that applies them.
+"""The 15 + 4 corruptions of ImageNet-C, the same for the same image, and a transform with them.
 
 The corruptions are those of "Benchmarking Neural Network Robustness to Common Corruptions and
 Perturbations" (arXiv 1903.12261), as the library imagecorruptions has them for images of any size
