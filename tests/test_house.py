@@ -233,3 +233,9 @@ def test_a_right_import_passes(file, source):
 def test_a_circle_is_found():
     assert circle({'a': {'b'}, 'b': {'c'}, 'c': {'b'}}) == ['b', 'c', 'b']
     assert circle({'a': {'b', 'c'}, 'b': {'c'}, 'c': set()}) == []
+
+
+def test_no_two_files_of_tests_bear_one_name():
+    """Pytest imports them by their names alone."""
+    names = [path.name for path in (REPOSITORY / 'tests').rglob('*.py')]
+    assert {name for name in names if names.count(name) > 1} <= {'conftest.py'}

@@ -114,7 +114,7 @@ def test_the_documents_snippet_adds_every_option(tmp_path):
     library('mmdet')
     root = OPTIONS.parents[2]
     text = (root / 'docs' / 'training_options.md').read_text(encoding='utf-8')
-    (snippet,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    snippet = re.search(r'```python\n(.*?)```', text, re.DOTALL)[1]
     (tmp_path / 'mine.py').write_text(snippet.replace('PATH/TO/mmlska', str(root)))
     recipe = path_of('mask-rcnn_van-lska-tiny_fpn_1x_coco')
     expected = Config.fromfile(

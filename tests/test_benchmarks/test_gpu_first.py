@@ -15,7 +15,7 @@ from mmlska.analysis import timing
 from mmlska.ops import dispatch, measured, tuned
 from mmlska.ops.depthwise_cascade import reference as cascade_reference
 from mmlska.ops.depthwise_gelu import reference as gelu_reference
-from mmlska.ops.residual import choice
+from mmlska.ops.residual import operation as residual_sum
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def stand_ins(monkeypatch):
         monkeypatch.setitem(operation.fast, 'triton', form)
     monkeypatch.setattr(dispatch, 'why_failed', lambda device: '')
     monkeypatch.setattr(dispatch, 'triton_is_usable', lambda device: True)
-    monkeypatch.setattr(choice, '_choose', lambda *call: ('plain', 'it is a stand-in'))
+    monkeypatch.setattr(residual_sum, '_choose', lambda *call: ('plain', 'it is a stand-in'))
     monkeypatch.setattr(timing, 'LEAST_SECONDS', 0.0)
     monkeypatch.setattr(timing, 'set_allocator', lambda name: True)
     return found

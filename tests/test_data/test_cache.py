@@ -50,7 +50,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(counted, tmp_path):
 
 
 def test_without_a_home_the_folder_for_temporary_files_is_taken(monkeypatch, tmp_path):
-    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
     monkeypatch.setattr('os.path.expanduser', lambda path: path)
     monkeypatch.setattr('tempfile.gettempdir', lambda: str(tmp_path))
     assert cache_folder() == tmp_path / '.cache' / 'mmlska'

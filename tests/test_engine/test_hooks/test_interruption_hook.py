@@ -22,7 +22,9 @@ def handlers():
     """Every test leaves the handlers as they were, whatever ends it."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in numbers}
-    yield before
+    # Under nohup it is ignored, and stays so.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield {**before, signal.SIGHUP: signal.SIG_DFL}
     for number, handler in before.items():
         signal.signal(number, handler)
 
