@@ -3,7 +3,8 @@
 On small maps a GPU waits for its launches. Timed is the cascade of LSKA on a map of one channel and
 one position, which is next to no work: by four ``conv2d``, by our function where it chooses these,
 and by our kernels, everything but their launches. What a launch takes is left out on both sides; on
-a GPU there are four of them forward by PyTorch, two by ours.
+a GPU there are four of them forward by PyTorch, two by ours. In training all gradients are
+computed, those of the map among them, and none is added to one from before.
 """
 
 import contextlib
@@ -69,7 +70,8 @@ def without_launches() -> Iterator[None]:
 def calls(training: bool) -> dict[str, Callable[[], Any]]:
     """The cascade by four convolutions, and by ours."""
     kernels, dilations = zip(*tuning.separable(23), strict=True)
-    x = torch.ones(1, 1, 1, 1)
+    # In a network the map has a gradient, too.
+    x = torch.ones(1, 1, 1, 1, requires_grad=training)
     weights = [torch.ones(1, 1, *kernel, requires_grad=training) for kernel in kernels]
     biases = [torch.ones(1, requires_grad=training) for _ in kernels]
     paddings = [
@@ -86,7 +88,7 @@ def calls(training: bool) -> dict[str, Callable[[], Any]]:
         with use_backend(backend):
             return run(lambda: depthwise_cascade(x, weights, biases, dilations))
 
-    run = functools.partial(tuning.differentiate, leaves=[*weights, *biases], training=training)
+    run = functools.partial(tuning.differentiate, leaves=[x, *weights, *biases], training=training)
     return {
         PLAIN: lambda: run(convolve),
         CHOSEN: functools.partial(by, 'auto'),

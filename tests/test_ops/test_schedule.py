@@ -1,7 +1,7 @@
 import pytest
 from cascades import shapes
 
-from mmlska.ops.depthwise_cascade.schedule import COLUMNS, ROWS, plan
+from mmlska.ops.depthwise_cascade.schedule import COLUMNS, ROWS, plan, plan_back
 
 LEGAL = [3, 7, 11, 15, 19, 23, 29, 35, 41, 47, 53, 59, 65]
 
@@ -52,3 +52,34 @@ def test_what_the_backward_pass_keeps_grows_with_what_it_computes(kernel_size):
         both = march.kept_backward(True, True)
         assert both > max(march.kept_backward(True, False), march.kept_backward(False, True))
         assert march.kept_at_least() < both
+
+
+@pytest.mark.parametrize('biased', [(True,) * 4, (True, False, True, True), (False,) * 4])
+@pytest.mark.parametrize('kernel_size', LEGAL)
+def test_the_sums_of_both_marches_fill_the_same_columns(kernel_size, biased):
+    kernels, dilations = shapes('LSKA', kernel_size)
+    back = plan_back(plan(kernels, dilations), biased, (True,) * 9)
+    counts = [back.columns[1 + i] for i in range(4)]
+    assert counts == [max(kernel) for kernel in kernels]
+    assert all(5 + i in back.columns for i, flag in enumerate(biased) if flag)
+    width = sum(back.columns.values())
+    summing = [step for step in back.steps if step.for_weights]
+    assert [step.map for step in summing] == [1, 0]
+    (*_, before, own, after), (*_, first, earlier, rest) = [step.constants for step in summing]
+    assert before + own + after == first + earlier + rest == width
+    assert first == after == 0
+    # The bias of the second convolution reaches the third one's kernel through both marches.
+    shared = counts[2] if biased[1] else 0
+    assert earlier - before == shared
+
+
+def test_nothing_is_computed_before_the_first_parameter_that_is_trained():
+    marches = plan(*shapes('LSKA', 23))
+    last_bias = [False] * 8 + [True]
+    (step,) = plan_back(marches, (True,) * 4, last_bias).steps
+    assert (step.map, step.for_input, step.for_weights) == (1, False, True)
+    only_map = plan_back(marches, (True,) * 4, [True] + [False] * 8).steps
+    assert [(s.map, s.for_input, s.for_weights) for s in only_map] == [
+        (1, True, False),
+        (0, True, False),
+    ]

@@ -115,7 +115,7 @@ def off_by_a_thousandth(function, place):
     ('module', 'function', 'place', 'operation'),
     [
         (cascade_kernels, 'apply_march', None, 'depthwise_cascade'),
-        (cascade_kernels, 'differentiate_march', 0, 'depthwise_cascade'),
+        (cascade_kernels, 'differentiate_march', None, 'depthwise_cascade'),
         (gelu_kernels, 'convolve', None, 'depthwise_gelu'),
         (gelu_kernels, 'differentiate', 1, 'depthwise_gelu'),
         (residual_kernels, 'add', None, 'add_scaled'),

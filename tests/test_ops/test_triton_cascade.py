@@ -72,9 +72,14 @@ def small_tiles(monkeypatch):
     """Many programs and segments even for a small map."""
     monkeypatch.setattr(triton_kernels, 'tile_shape', lambda *_: (2, 8))
     monkeypatch.setattr(triton_kernels, 'processors', lambda *_: 1000)
-    triton_kernels._tiles_of.cache_clear()
+    forget_plans()
     yield
-    triton_kernels._tiles_of.cache_clear()
+    forget_plans()
+
+
+def forget_plans():
+    triton_kernels._plan_forward.cache_clear()
+    triton_kernels._plan_backward.cache_clear()
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -106,18 +111,52 @@ def test_large_kernels_on_large_maps(kind, kernel_size, case):
     [('LSKA', 3, (9, 2)), ('LSKA', 7, (3, 33)), ('LSKATrivial', 7, (17, 2))],
 )
 def test_lines_may_be_cut_into_segments_and_maps_into_tiles(small_tiles, kind, kernel_size, size):
-    tiles = []
+    tiles, divide = [], triton_kernels._Tiles
 
     def note(*arguments):
-        tiles.append(triton_kernels._Tiles(*arguments))
+        tiles.append(divide(*arguments))
         return tiles[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_kernels, '_tiles_of', note)
+        patch.setattr(triton_kernels, '_Tiles', note)
         check(kind, kernel_size, size, 1, 9, NHWC, [torch.float64])
     length, segment = 2, 4
     assert any(tile.geometry[length] > tile.geometry[segment] for tile in tiles)
     assert all(tile.along_channels == 2 for tile in tiles)
+
+
+@pytest.mark.parametrize(
+    ('biased', 'trained'),
+    [
+        ((True, False, True, True), range(9)),
+        ((False, True, False, False), range(9)),
+        ((True,) * 4, [6]),
+        ((True,) * 4, [3]),
+        ((True,) * 4, [1, 8]),
+        ((True,) * 4, [0]),
+    ],
+)
+def test_gradients_of_some_parameters_are_those_among_all(small_tiles, biased, trained):
+    x, weights, biases, dilations = cast(DEVICE, *make('LSKA', 3, 3, (5, 4), 1))
+    biases = [bias if flag else None for bias, flag in zip(biases, biased, strict=True)]
+    tensors = [x, *weights, *biases]
+    leaves = [tensors[i].requires_grad_() for i in trained if tensors[i] is not None]
+    found = []
+    for backend in ('plain', 'triton'):
+        with use_backend(backend):
+            out = depthwise_cascade(x, weights, biases, dilations)
+        found.append(torch.autograd.grad(out.square().sum(), leaves))
+    for truth, value in zip(*found, strict=True):
+        assert value.shape == truth.shape
+        assert relative_error(value, truth) <= 1e-12
+
+
+def test_the_gradients_of_all_parameters_are_one_sum(monkeypatch):
+    call = cast(DEVICE, *make('LSKA', 3, 3, (5, 4), 1))
+    sums, add_up = [], torch.Tensor.sum
+    monkeypatch.setattr(torch.Tensor, 'sum', lambda x, *a: sums.append(x) or add_up(x, *a))
+    with_gradients('triton', *call)
+    assert [x.shape[1] for x in sums] == [3 * (3 * 2 + 1 * 2 + 4)]
 
 
 def test_lines_are_cut_so_that_the_last_program_ends_first():

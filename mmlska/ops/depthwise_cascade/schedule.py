@@ -8,7 +8,7 @@ zeros beyond the border, one that depends on the column: the second march adds t
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -84,6 +84,41 @@ class March(NamedTuple):
         return max(self.kept_forward(), *back)
 
 
+class StepBack(NamedTuple):
+    """What is computed of the gradients of a cascade by going through one of its marches.
+
+    Attributes:
+        march: The march.
+        map: Its place among the marches: which map it reads.
+        for_input: Whether the gradient of that map is computed.
+        for_weights: Whether those of its parameters are.
+        kept: Values that are kept for each position of a tile.
+        constants: What the kernel is compiled for, besides the convolutions: whether the second one
+            has a bias, ``for_input``, ``for_weights``; how many columns of the sums of the whole
+            cascade are before its own, its own, and behind these.
+    """
+
+    march: March
+    map: int
+    for_input: bool
+    for_weights: bool
+    kept: int
+    constants: tuple[bool, bool, bool, int, int, int]
+
+
+class Back(NamedTuple):
+    """How the gradients of a cascade are computed.
+
+    Attributes:
+        steps: What is computed one after the other.
+        columns: Place of each parameter behind the map, all weights before all biases, in the order
+            in which their gradients are summed up, and values of each for a channel.
+    """
+
+    steps: tuple[StepBack, ...]
+    columns: Mapping[int, int]
+
+
 def plan(kernels: Sequence[tuple[int, int]], dilations: Sequence[int]) -> tuple[March, ...]:
     """The marches that compute a cascade.
 
@@ -130,12 +165,66 @@ def plan_of(weights: Sequence[torch.Tensor], dilations: Sequence[int]) -> tuple[
     """:func:`plan` for kernels ``(C, 1, kh, kw)``."""
     # Compilers warn of what remembers, and symbols cannot be remembered.
     plain = bool(weights) and not is_compiling() and not why_special(weights[0])
-    find = _remembered_plan if plain else _plan_of_shapes
+    find = _remembered_plan if plain else plan_of_shapes
     return find(tuple([weight.shape for weight in weights]), tuple(dilations))
 
 
-def _plan_of_shapes(shapes: Sequence[Sequence[int]], dilations: Sequence[int]) -> tuple[March, ...]:
+def plan_of_shapes(shapes: Sequence[Sequence[int]], dilations: Sequence[int]) -> tuple[March, ...]:
+    """:func:`plan` for kernels of shapes ``(C, 1, kh, kw)``."""
     return plan(tuple(tuple(shape[2:]) for shape in shapes), tuple(dilations))
 
 
-_remembered_plan = functools.lru_cache(maxsize=256)(_plan_of_shapes)
+_remembered_plan = functools.lru_cache(maxsize=256)(plan_of_shapes)
+
+
+def plan_back(marches: Sequence[March], biased: Sequence[bool], needed: Sequence[bool]) -> Back:
+    """How the gradients of a cascade are computed.
+
+    Args:
+        marches (Sequence[March]): Those that compute it.
+        biased (Sequence[bool]): Which of its convolutions have a bias.
+        needed (Sequence[bool]): Which gradients: of the map, of all weights, of all biases.
+    """
+    sums = [_sums_of(march, biased) for march in marches]
+    # The second march goes on with a kernel that the first one ends with, if it shares one.
+    columns = {place: count for own in sums for place, count in own.items()}
+    places, width = tuple(columns), sum(columns.values())
+    steps = []
+    for i, march in reversed(list(enumerate(marches))):
+        before = sum(columns[place] for place in places[: places.index(next(iter(sums[i])))])
+        own = sum(sums[i].values())
+        around = before, own, width - before - own
+        for_input = needed[0] or any(needed[place] for earlier in sums[:i] for place in earlier)
+        for_weights = any(needed[place] for place in sums[i])
+        biased_second = march.second is not None and march.second.bias is not None
+        for flags in _passes(march, for_input, for_weights):
+            kept = march.kept_backward(*flags)
+            steps.append(StepBack(march, i, *flags, kept, (biased_second, *flags, *around)))
+        if not for_input:
+            break
+    return Back(tuple(steps), columns)
+
+
+def _passes(march: March, for_input: bool, for_weights: bool) -> list[tuple[bool, bool]]:
+    """The same flags, one at a time where a thread has too few registers for both."""
+    if for_input and for_weights and march.kept_backward(True, True) > MOST_KEPT:
+        return [(False, True), (True, False)]
+    return [(for_input, for_weights)]
+
+
+def _sums_of(march: March, biased: Sequence[bool]) -> dict[int, int]:
+    """The parameters that a march sums gradients up for, by place, and values for a channel.
+
+    They stand in the order in which its kernel writes them. Of what is moved across there is only
+    what a bias makes.
+    """
+    number = len(biased)
+    across = march.across if march.across and biased[march.across.bias] else None
+    found = {1 + across.index: across.size} if across else {}
+    for conv in filter(None, (march.first, march.second)):
+        found[1 + conv.index] = conv.size
+        if conv.bias is not None:
+            found[1 + number + conv.bias] = 1
+    if across:
+        found[1 + number + across.bias] = 1
+    return found

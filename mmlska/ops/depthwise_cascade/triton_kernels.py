@@ -11,12 +11,13 @@ Maps have dense channels (channels_last); the other strides may be any.
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from .schedule import MOST_KEPT, March
+from .schedule import March, StepBack, plan_back, plan_of_shapes
 
 # None of these is tuned on a GPU: warps of a program; positions that are loaded ahead while as many
 # are computed, forward and backward; programs that run at once on a multiprocessor.
@@ -72,7 +73,7 @@ def _bias(bias, channel, channels, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _sees(line, lines, tap: tl.constexpr, SIZE: tl.constexpr, DILATION: tl.constexpr):
+def _sees(line, lines, tap, SIZE: tl.constexpr, DILATION: tl.constexpr):
     """Whether a tap of the convolution along the other axis meets the map."""
     seen = line % lines + (tap - SIZE // 2) * DILATION
     return ((seen >= 0) & (seen < lines))[:, None]
@@ -186,13 +187,23 @@ def _write_sums(partial, values, channel, channels, COUNT: tl.constexpr):
     return partial + channels * COUNT
 
 
-@triton.jit(do_not_specialize=['num_lines', 'lines', 'length', 'segment'])
+@triton.jit
+def _write_zeros(partial, channel, channels, COUNT: tl.constexpr, DTYPE: tl.constexpr):
+    """As many zeros; returns where the next sums stand."""
+    for t in tl.static_range(COUNT):
+        zeros = tl.zeros((channel.shape[0],), DTYPE)
+        tl.store(partial + channel * COUNT + t, zeros, mask=channel < channels)
+    return partial + channels * COUNT
+
+
+@triton.jit(do_not_specialize=['row', 'num_lines', 'lines', 'length', 'segment'])
 def _march_back_kernel(
-    g, x, gx, partial, w1, b1, w2, wa, ba,
+    g, x, gx, partial, row, w1, b1, w2, wa, ba, wa_again, ba_again,
     num_lines, lines, length, channels, segment,
     g_image, g_line, g_position, s_image, s_line, s_position, t_image, t_line, t_position,
     K1: tl.constexpr, D1: tl.constexpr, K2: tl.constexpr, D2: tl.constexpr,
-    KA: tl.constexpr, DA: tl.constexpr, FOR_INPUT: tl.constexpr, FOR_WEIGHTS: tl.constexpr,
+    KA: tl.constexpr, DA: tl.constexpr, B2: tl.constexpr, FOR_INPUT: tl.constexpr,
+    FOR_WEIGHTS: tl.constexpr, BEFORE: tl.constexpr, COLUMNS: tl.constexpr, AFTER: tl.constexpr,
     LINES: tl.constexpr, CHANNELS: tl.constexpr, AHEAD: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     R1: tl.constexpr = K1 // 2 * D1
@@ -263,28 +274,47 @@ def _march_back_kernel(
                 there = place + tl.cast(t_position, tl.int64) * u
                 tl.store(there, total.to(gx.dtype.element_ty), mask=kept)
     if FOR_WEIGHTS:
-        place = partial + program.to(tl.int64) * (K1 + K2 + KA + 2) * channels
-        place = _write_sums(place, for_w1, channel, channels, K1)
+        width = (BEFORE + COLUMNS + AFTER) * channels
+        place = partial + (row + program).to(tl.int64) * width
+        place = _write_zeros(place, channel, channels, BEFORE, DTYPE)
+        for_wa = place
+        place = _write_sums(place + KA * channels, for_w1, channel, channels, K1)
         place = _write_sums(place, (for_b1,), channel, channels, 1)
         place = _write_sums(place, for_w2, channel, channels, K2)
-        place = _write_sums(place, (for_b2,), channel, channels, 1)
-        seen = ()
-        for t in tl.static_range(KA):
-            seen = seen + (tl.where(_sees(line, lines, t, KA, DA), for_b1, 0.0),)
-        _write_sums(place, seen, channel, channels, KA)
+        if B2:
+            place = _write_sums(place, (for_b2,), channel, channels, 1)
+        if KA > 0:
+            # Each tap of the convolution that was moved sees the bias wherever it meets the map.
+            # Last, in a loop and through pointers of its own: otherwise registers that the
+            # march needs would hold addresses for it.
+            known = channel < channels
+            spread = tl.load(ba_again + channel, mask=known, other=0.0).to(DTYPE)
+            for_ba = tl.zeros((CHANNELS,), DTYPE)
+            for t in range(KA):
+                seen = tl.sum(tl.where(_sees(line, lines, t, KA, DA), for_b1, 0.0), axis=0)
+                tl.store(for_wa + channel * KA + t, spread * seen, mask=known)
+                tap = tl.load(wa_again + channel * KA + t, mask=known, other=0.0)
+                for_ba += tap.to(DTYPE) * seen
+            tl.store(place + channel, for_ba, mask=known)
+            place += channels
+        _write_zeros(place, channel, channels, AFTER, DTYPE)
 
 
 def apply_march(
     x: torch.Tensor,
     march: March,
+    tiles: '_Tiles',
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None],
 ) -> torch.Tensor:
     """Apply the one or two convolutions of a march.
 
+    The device of the map is the current one.
+
     Args:
         x (Tensor): Map ``(N, C, H, W)`` with dense channels.
         march (March): Which of the convolutions.
+        tiles (_Tiles): How it is divided among programs.
         weights (Sequence[Tensor]): Kernels of the cascade, contiguous.
         biases (Sequence[Tensor | None]): Its biases, contiguous.
 
@@ -292,92 +322,150 @@ def apply_march(
         Tensor: Map ``(N, C, H, W)`` in channels_last.
     """
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    tiles = _tiles_of(x.shape, x.dtype, x.device, march, march.kept_forward(), AHEAD, PROGRAMS)
     across, across_bias, across_sizes = _across(march, weights, biases)
     if tiles.number:
-        with torch.cuda.device_of(x):
-            _march_kernel[(tiles.number,)](
-                x,
-                y,
-                *_parameters(march, weights, biases),
-                across,
-                across_bias,
-                *tiles.geometry,
-                *_strides(x, march),
-                *_strides(y, march),
-                *_sizes(march),
-                *across_sizes,
-                *tiles.shape,
-                **OPTIONS,
-            )
+        _march_kernel[(tiles.number,)](
+            x,
+            y,
+            *_parameters(march, weights, biases),
+            across,
+            across_bias,
+            *tiles.geometry,
+            *_strides(x, march),
+            *_strides(y, march),
+            *tiles.sizes,
+            *across_sizes,
+            *tiles.shape,
+            **OPTIONS,
+        )
     return y
+
+
+def apply(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: tuple[int, ...],
+) -> list[torch.Tensor]:
+    """Apply a cascade.
+
+    Args:
+        x (Tensor): Map ``(N, C, H, W)`` with dense channels.
+        weights (Sequence[Tensor]): Kernels ``(C, 1, kh, kw)``, contiguous.
+        biases (Sequence[Tensor | None]): Biases ``(C,)``, contiguous.
+        dilations (tuple[int, ...]): Dilation of each.
+
+    Returns:
+        list[Tensor]: The map, and what each march makes of the one before, in channels_last.
+    """
+    shapes = tuple([weight.shape for weight in weights])
+    maps = [x]
+    with torch.cuda.device_of(x):
+        for march, tiles in _plan_forward(shapes, dilations, x.shape, x.dtype, x.device):
+            maps.append(apply_march(maps[-1], march, tiles, weights, biases))
+    return maps
+
+
+def differentiate(
+    grad: torch.Tensor,
+    maps: Sequence[torch.Tensor | None],
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    dilations: tuple[int, ...],
+    needed: tuple[bool, ...],
+) -> list[torch.Tensor | None]:
+    """Gradients of a cascade.
+
+    Args:
+        grad (Tensor): Gradient of the result, with dense channels.
+        maps (Sequence[Tensor | None]): What the marches read, with dense channels; None for a
+            second one where there is one march.
+        weights (Sequence[Tensor]): Kernels ``(C, 1, kh, kw)``, contiguous.
+        biases (Sequence[Tensor | None]): Biases ``(C,)``, contiguous.
+        dilations (tuple[int, ...]): Dilation of each.
+        needed (tuple[bool, ...]): Which gradients: of the map, of all weights, of all biases.
+
+    Returns:
+        list[Tensor | None]: These gradients, that of the map in channels_last, those of parameters
+            in the dtype of sums and in memory that they share; None where none is needed.
+    """
+    x = maps[0]
+    shapes = tuple([weight.shape for weight in weights])
+    biased = tuple([bias is not None for bias in biases])
+    plan = _plan_backward(shapes, dilations, biased, needed, x.shape, x.dtype, x.device)
+    partial = None
+    if plan.views:
+        partial = torch.empty(plan.size, dtype=_sum_dtype(x.dtype), device=x.device)
+    found: list[torch.Tensor | None] = [None] * len(needed)
+    with torch.cuda.device_of(x):
+        for step, tiles, row in plan.launches:
+            call = grad, maps[step.map], step, tiles, weights, biases, partial, row
+            for_input = differentiate_march(*call)
+            grad = for_input if step.for_input else grad
+    if needed[0]:
+        found[0] = grad
+    if partial is not None:
+        sums = partial.sum(0)
+        for place, view in plan.views:
+            found[place] = sums.as_strided(*view)
+    return found
 
 
 def differentiate_march(
     grad: torch.Tensor,
     x: torch.Tensor,
-    march: March,
+    step: StepBack,
+    tiles: '_Tiles',
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None],
-    for_input: bool,
-    for_weights: bool,
-) -> tuple[torch.Tensor | None, tuple[torch.Tensor, ...]]:
-    """Gradients of a march.
+    partial: torch.Tensor | None,
+    row: int,
+) -> torch.Tensor | None:
+    """Gradient of the input of a march, and sums for those of its parameters.
 
     Args:
         grad (Tensor): Gradient of its output, with dense channels.
         x (Tensor): Its input, with dense channels.
-        march (March): What it applied.
+        step (StepBack): What is computed.
+        tiles (_Tiles): How it is divided among programs.
         weights (Sequence[Tensor]): Kernels of the cascade, contiguous.
         biases (Sequence[Tensor | None]): Its biases, contiguous.
-        for_input (bool): Whether the gradient of the input is wanted.
-        for_weights (bool): Whether those of the parameters are wanted.
+        partial (Tensor | None): Where the sums of each program are written,
+            ``(rows, width C)``.
+        row (int): The row of the first program.
 
     Returns:
-        tuple[Tensor | None, tuple[Tensor, ...]]: Gradient of the input in channels_last. Those of
-            the first kernel ``(C K1,)``, of what is added behind it ``(C,)``, of the second kernel
-            ``(C K2,)`` and what is added behind that ``(C,)``; and for each tap of ``across`` the
-            sum of the second of these over the lines on which the tap meets the map ``(C KA,)``.
+        Tensor | None: Gradient of the input in channels_last, None if none is wanted.
     """
-    if for_input and for_weights and march.kept_backward(True, True) > MOST_KEPT:
-        gx, _ = differentiate_march(grad, x, march, weights, biases, True, False)
-        return gx, differentiate_march(grad, x, march, weights, biases, False, True)[1]
-    gx = torch.empty_like(x, memory_format=torch.channels_last) if for_input else None
-    kept = march.kept_backward(for_input, for_weights)
-    tiles = _tiles_of(x.shape, x.dtype, x.device, march, kept, AHEAD_BACK, PROGRAMS_BACK)
-    across, across_bias, across_sizes = _across(march, weights, biases)
-    counts = (march.first.size, 1, march.second.size if march.second else 0, 1, across_sizes[0])
-    partial = None
-    if for_weights:
-        size = (tiles.number // tiles.along_channels, sum(counts) * x.shape[1])
-        partial = torch.empty(size, dtype=_sum_dtype(x.dtype), device=x.device)
+    march = step.march
+    gx = torch.empty_like(x, memory_format=torch.channels_last) if step.for_input else None
     if tiles.number:
         first, first_bias, second, _ = _parameters(march, weights, biases)
-        with torch.cuda.device_of(x):
-            _march_back_kernel[(tiles.number,)](
-                grad,
-                x,
-                gx,
-                partial,
-                first,
-                first_bias,
-                second,
-                across,
-                across_bias,
-                *tiles.geometry,
-                *_strides(grad, march),
-                *_strides(x, march),
-                *_strides(grad if gx is None else gx, march),
-                *_sizes(march),
-                *across_sizes,
-                for_input,
-                for_weights,
-                *tiles.shape,
-                **options_back(kept, x.dtype),
-            )
-    if not for_weights:
-        return gx, ()
-    return gx, partial.sum(0).split_with_sizes([count * x.shape[1] for count in counts])
+        across, across_bias, across_sizes = _across(march, weights, biases)
+        _march_back_kernel[(tiles.number,)](
+            grad,
+            x,
+            gx,
+            partial,
+            row,
+            first,
+            first_bias,
+            second,
+            across,
+            across_bias,
+            across,
+            across_bias,
+            *tiles.geometry,
+            *_strides(grad, march),
+            *_strides(x, march),
+            *_strides(grad if gx is None else gx, march),
+            *tiles.sizes,
+            *across_sizes,
+            *step.constants,
+            *tiles.shape,
+            **options_back(step.kept, x.dtype),
+        )
+    return gx
 
 
 class _Tiles:
@@ -386,6 +474,8 @@ class _Tiles:
     Attributes:
         number: Programs.
         along_channels: How many of them stand side by side, at different channels.
+        rows: How many stand at different places; those side by side share a row of sums.
+        sizes: Length and dilation of the first and of the second convolution.
         geometry: Lines in all and in an image, positions of a line, channels, positions of a
             segment.
         shape: Lines and channels of a tile, positions loaded ahead, dtype of sums.
@@ -405,17 +495,76 @@ class _Tiles:
         length, lines = sides[march.axis - 2], sides[3 - march.axis]
         tile_lines, tile_channels = tile_shape(channels, kept, dtype, device.type)
         self.along_channels = _divide_up(channels, tile_channels)
-        whole = self.along_channels * _divide_up(images * lines, tile_lines)
+        along_lines = _divide_up(images * lines, tile_lines)
+        whole = self.along_channels * along_lines
         slots = at_once * processors(device)
         segments = number_of_segments(length, march.reach, whole, slots)
         segment = _divide_up(length, segments) if length else 1
-        self.number = whole * _divide_up(length, segment)
+        self.rows = along_lines * _divide_up(length, segment)
+        self.number = self.along_channels * self.rows
+        self.sizes = _sizes(march)
         self.geometry = (images * lines, lines, length, channels, segment)
         self.shape = (tile_lines, tile_channels, ahead, SUMS[_sum_dtype(dtype)])
 
 
-# On small maps working it out takes longer than the kernels.
-_tiles_of = functools.lru_cache(maxsize=4096)(_Tiles)
+# On small maps working out what follows takes longer than the kernels.
+@functools.lru_cache(maxsize=4096)
+def _plan_forward(
+    shapes: Sequence[Sequence[int]],
+    dilations: Sequence[int],
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[tuple[March, _Tiles], ...]:
+    """The marches of kernels ``(C, 1, kh, kw)``, and how they are divided on a map."""
+    call = shape, dtype, device
+    return tuple(
+        (march, _Tiles(*call, march, march.kept_forward(), AHEAD, PROGRAMS))
+        for march in plan_of_shapes(shapes, dilations)
+    )
+
+
+class _Backward(NamedTuple):
+    """How gradients are computed.
+
+    Attributes:
+        launches: What is computed one after the other, how it is divided, and its first row of
+            sums.
+        size: Rows and columns of sums.
+        views: Place, behind the map, of each parameter whose gradient is needed; shape, strides and
+            offset of it in the sums of all columns.
+    """
+
+    launches: tuple[tuple[StepBack, _Tiles, int], ...]
+    size: tuple[int, int]
+    views: tuple[tuple[int, tuple[Sequence[int], Sequence[int], int]], ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan_backward(
+    shapes: Sequence[Sequence[int]],
+    dilations: Sequence[int],
+    biased: Sequence[bool],
+    needed: Sequence[bool],
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> _Backward:
+    """The same for the gradients that are needed, see :func:`differentiate`."""
+    back = plan_back(plan_of_shapes(shapes, dilations), biased, needed)
+    launches, row, offset, views = [], 0, 0, []
+    for step in back.steps:
+        tiles = _Tiles(shape, dtype, device, step.march, step.kept, AHEAD_BACK, PROGRAMS_BACK)
+        launches.append((step, tiles, row))
+        row += tiles.rows if step.for_weights else 0
+    for place, count in back.columns.items():
+        if needed[place]:
+            # A kernel (C, 1, kh, kw) or a bias (C,).
+            sides = shapes[place - 1] if place <= len(shapes) else shape[1:2]
+            strides = (count, count, sides[-1], 1)[-len(sides) :]
+            views.append((place, (sides, strides, offset)))
+        offset += count * shape[1]
+    return _Backward(tuple(launches), (row, offset), tuple(views))
 
 
 def _divide_up(number: int, divisor: int) -> int:

@@ -6,8 +6,7 @@ backward pass the input and the map between the marches are kept.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -16,7 +15,7 @@ from ..call_context import layout_of
 from ..custom_ops import Found, KernelOperation, Tensors, dense
 from ..form import Signature
 from . import reference
-from .schedule import March, plan_of
+from .schedule import plan_of
 
 Weights = Sequence[torch.Tensor]
 Biases = Sequence[torch.Tensor | None]
@@ -66,12 +65,9 @@ def _forward(
     from . import triton_kernels
 
     x, weights, biases = _split(tensors)
-    marches = plan_of(weights, dilations)
-    weights, biases = dense(weights), dense(biases)
-    maps = [_with_dense_channels(x)]
-    for march in marches:
-        maps.append(triton_kernels.apply_march(maps[-1], march, weights, biases))
-    between = maps[1] if len(marches) == 2 else None
+    call = _with_dense_channels(x), dense(weights), dense(biases), tuple(dilations)
+    maps = triton_kernels.apply(*call)
+    between = maps[1] if len(maps) == 3 else None
     return maps[-1].contiguous(memory_format=layout_of(x)), between
 
 
@@ -89,67 +85,15 @@ def _backward(
     from . import triton_kernels
 
     x, weights, biases = _split(tensors)
-    marches = plan_of(weights, dilations)
-    found = [None] * len(tensors)
-    weights, biases = dense(weights), dense(biases)
-    grad = _with_dense_channels(grad)
-    for i, march in reversed(list(enumerate(marches))):
-        earlier = [place for before in marches[:i] for place in _parameters(before, found)]
-        before = needed[0] or any(needed[place] for place in earlier)
-        own = any(needed[place] for place in _parameters(march, found))
-        seen = between if i else _with_dense_channels(x)
-        call = grad, seen, march, weights, biases
-        grad, sums = triton_kernels.differentiate_march(*call, before, own)
-        if own:
-            _add(found, march, sums, weights, biases)
-        if not before:
-            break
-    found[0] = grad.contiguous(memory_format=layout_of(x)) if needed[0] else None
+    maps = _with_dense_channels(x), between
+    call = _with_dense_channels(grad), maps, dense(weights), dense(biases)
+    found = triton_kernels.differentiate(*call, tuple(dilations), tuple(needed))
+    if needed[0]:
+        found[0] = found[0].contiguous(memory_format=layout_of(x))
     return [
-        value.reshape(leaf.shape).to(leaf.dtype) if flag else None
-        for value, leaf, flag in zip(found, tensors, needed, strict=True)
+        value if value is None or value.dtype == leaf.dtype else value.to(leaf.dtype)
+        for value, leaf in zip(found, tensors, strict=True)
     ]
-
-
-def _parameters(march: March, found: Sequence[Any]) -> Iterator[int]:
-    """Places of the parameters of a march behind the map: all weights, then all biases."""
-    number = len(found) // 2
-    convs = [conv for conv in (march.first, march.second, march.across) if conv]
-    for conv in convs:
-        yield 1 + conv.index
-        if conv.bias is not None:
-            yield 1 + number + conv.bias
-
-
-def _add(
-    found: Found,
-    march: March,
-    sums: Sequence[torch.Tensor],
-    weights: Weights,
-    biases: Biases,
-) -> None:
-    """Make gradients of the parameters of a march from its sums, each ``(C taps,)`` or ``(C,)``.
-
-    They are added to ``found``, where they have their places.
-    """
-    first, first_bias, second, second_bias, across = sums
-    number = len(weights)
-
-    def add(place: int, value: torch.Tensor) -> None:
-        found[place] = value if found[place] is None else found[place] + value
-
-    add(1 + march.first.index, first)
-    add(1 + number + march.first.bias, first_bias)
-    if march.second:
-        add(1 + march.second.index, second)
-        if march.second.bias is not None:
-            add(1 + number + march.second.bias, second_bias)
-    if across.numel():
-        # Each tap of the convolution that was moved sees the bias wherever it meets the map.
-        kernel, bias = weights[march.across.index], biases[march.across.bias]
-        across = across.view(len(bias), -1)
-        add(1 + march.across.index, (bias[:, None] * across).flatten())
-        add(1 + number + march.across.bias, (kernel.flatten(1) * across).sum(1))
 
 
 def _with_dense_channels(x: torch.Tensor) -> torch.Tensor:
