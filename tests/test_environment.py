@@ -284,6 +284,7 @@ def test_check_reports_packages_that_do_not_import(tmp_path):
     assert 'pip install' in result.stdout
 
 
+@pytest.mark.slow
 def test_check_notices_what_only_the_models_of_a_library_need(tmp_path):
     (tmp_path / 'mmpretrain' / 'models').mkdir(parents=True)
     (tmp_path / 'mmpretrain' / '__init__.py').touch()

@@ -422,6 +422,7 @@ def test_the_gpu_suite_has_all_that_is_to_be_compared():
     assert sizes == {(512, 512), (800, 1280)}
 
 
+@pytest.mark.slow
 def test_a_case_of_the_gpu_suite_runs_on_the_cpu_too(small_copies):
     (first, *_) = suites.gpu_suite()['Cascade of LSKA at the stages of VAN-base']
     small = first.but(device='cpu', shape=(2, 8, 9, 11), compile=False, rounds=1)

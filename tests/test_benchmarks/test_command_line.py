@@ -93,6 +93,7 @@ def test_a_case_prints_a_table_and_writes_json(bench, tmp_path, monkeypatch):
         ('kernel-size', [], [f'{kind} k={k}' for kind in KINDS for k in (7, 11)]),
     ],
 )
+@pytest.mark.slow
 def test_a_sweep_is_drawn(bench, tmp_path, monkeypatch, against, options, kinds):
     cv2 = pytest.importorskip('cv2')
     figures = pytest.importorskip('benchmarks.figures')

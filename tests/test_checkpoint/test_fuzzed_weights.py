@@ -138,6 +138,7 @@ def state(model):
     derandomize='MMLSKA_FUZZ' not in os.environ,
 )
 @given(damage=damages(), route=st.sampled_from(ROUTES), wrapper=st.sampled_from([None, 'model']))
+@pytest.mark.slow
 def test_a_load_is_whole_or_names_the_key(tmp_path_factory, damage, route, wrapper):
     weights, named = damaged(damage)
     if wrapper and route in (by_load_state_dict, by_init_cfg):

@@ -109,6 +109,7 @@ def test_a_failed_write_leaves_the_old_file(official, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['b.pth', 'official.pth.tar']
 
 
+@pytest.mark.slow
 def test_the_tool_converts_and_refuses_to_overwrite(official, tmp_path):
     source, _ = official
     result = run(source, tmp_path / 'b.pth')

@@ -217,6 +217,7 @@ def test_a_converted_file_loads_whole(lka, tmp_path, naming, suffix):
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_tool_refines(lka, folder, tmp_path):
     options = ['--dilation', 2, '--calibrate', folder, '--images', folder, '--images', folder]
     result = run(lka, tmp_path / 'a.pth', *options, '--image-size', 40, '--max-images', 4)

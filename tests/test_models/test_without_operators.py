@@ -71,6 +71,7 @@ except ImportError:
 
 
 @pytest.mark.parametrize('how', MISSING)
+@pytest.mark.slow
 def test_backbones_and_necks_train(how):
     code = f'import importlib.machinery, sys\n{MISSING[how]}\n{TRAIN}'
     command = [sys.executable, '-W', 'ignore', '-c', code]

@@ -15,6 +15,7 @@ def table(golden):
 
 
 @compiles
+@pytest.mark.slow
 def test_is_exported_with_the_sides_that_the_documents_tell():
     model = GhostNetV2(0.25).eval()
     sides = {2: torch.export.Dim('height', min=97), 3: torch.export.Dim('width', min=97)}

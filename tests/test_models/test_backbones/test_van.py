@@ -85,6 +85,7 @@ def parse(name):
     return arch, dict(type=layer, kernel_size=int(kernel[1:]))
 
 
+@pytest.mark.slow
 def test_parameters_are_those_counted_on_the_official_code(golden):
     checked = 0
     for name, count in golden('c_counts.json').items():
