@@ -45,7 +45,8 @@ def trained(config: Path, user: Path, work_dir: str, out: str) -> SimpleNamespac
     checkpoint = user / work_dir / 'iter_2.pth'
     arguments = ['--work-dir', f'{work_dir}_test', '--out', out]
     run_here(TOOLS / 'test.py', config, checkpoint, *arguments, cwd=user)
-    (log,) = (user / work_dir).glob('*/vis_data/scalars.json')
+    # Another process may have trained there before: workers take tests from each other.
+    log = max((user / work_dir).glob('*/vis_data/scalars.json'))
     return SimpleNamespace(checkpoint=checkpoint, log=log, out=user / out)
 
 
