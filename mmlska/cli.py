@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 OPTIONS_HELP = (
     'settings that override the config, as KEY=VALUE with a dotted key, for example '
@@ -48,6 +49,44 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=OPTIONS_HELP
     )
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``models``, pairs of a config and its checkpoint, and ``--names``."""
+    parser.add_argument(
+        'models',
+        nargs='+',
+        metavar='CONFIG CHECKPOINT',
+        help='pairs of a config file (or the name of a shipped config) and its checkpoint',
+    )
+    parser.add_argument(
+        '--names', nargs='+', help='names of the models in tables (default: those of the configs)'
+    )
+
+
+def pair_models(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Turn ``models`` into pairs, each with a name of its own in ``names``.
+
+    Raises:
+        SystemExit: If a checkpoint is missing, or there is not one name for each model.
+    """
+    if len(args.models) % 2:
+        parser.error(f'models come as pairs CONFIG CHECKPOINT, got {len(args.models)} arguments')
+    args.models = list(zip(args.models[::2], args.models[1::2], strict=True))
+    args.names = args.names or _names_of(args.models)
+    if len(set(args.names)) != len(args.models) or len(args.names) != len(args.models):
+        parser.error(f'--names takes a different name for each of {len(args.models)} models')
+
+
+def _names_of(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Names of the configs, and of the checkpoints too where configs occur twice."""
+    names = [Path(config).stem for config, _ in pairs]
+    if len(set(names)) == len(names):
+        return names
+    paths = [Path(checkpoint) for _, checkpoint in pairs]
+    return [
+        f'{name} {path.parent.name}/{path.stem}' for name, path in zip(names, paths, strict=True)
+    ]
 
 
 def add_launch_options(parser: argparse.ArgumentParser) -> None:

@@ -67,3 +67,43 @@ def test_each_process_of_a_job_speaks_by_its_rank(rank, capsys, monkeypatch):
 def test_an_error_of_the_code_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), cli.report_errors():
         _ = 1 / 0
+
+
+@pytest.fixture
+def of_models() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    cli.add_models(parser)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ('words', 'pairs', 'names'),
+    [
+        (['a.py', 'x.pth', 'b.py', 'y.pth'], [('a.py', 'x.pth'), ('b.py', 'y.pth')], ['a', 'b']),
+        (
+            ['a.py', 'one/x.pth', 'a.py', 'two/x.pth'],
+            [('a.py', 'one/x.pth'), ('a.py', 'two/x.pth')],
+            ['a one/x', 'a two/x'],
+        ),
+        (['a.py', 'x.pth', '--names', 'mine'], [('a.py', 'x.pth')], ['mine']),
+    ],
+)
+def test_models_come_in_pairs_with_names_of_their_own(of_models, words, pairs, names):
+    args = of_models.parse_args(words)
+    cli.pair_models(of_models, args)
+    assert (args.models, args.names) == (pairs, names)
+
+
+@pytest.mark.parametrize(
+    ('words', 'sentence'),
+    [
+        (['a.py'], 'models come as pairs CONFIG CHECKPOINT, got 1 arguments'),
+        (['a.py', 'x.pth', '--names', 'p', 'q'], 'a different name for each of 1 models'),
+        (['a.py', 'x', 'b.py', 'y', '--names', 'p', 'p'], 'a different name for each of 2 models'),
+    ],
+)
+def test_models_without_checkpoints_or_names_are_usage_errors(of_models, words, sentence, capsys):
+    args = of_models.parse_args(words)
+    with pytest.raises(SystemExit):
+        cli.pair_models(of_models, args)
+    assert sentence in capsys.readouterr().err

@@ -26,6 +26,7 @@ from mmlska.checkpoint.reading import check_keys
 from mmlska.checkpoint.recognition import find_backbone, recognise_sizes, recognise_van
 
 from .backbones import VAN, ContainerLight, GhostNetV2
+from .backbones.ghostnetv2 import recognise_width
 
 
 class Family(NamedTuple):
@@ -163,8 +164,8 @@ def _recognise_van(weights: Mapping, naming: str) -> dict[str, Any]:
 
 
 def _recognise_ghostnetv2(weights: Mapping, naming: str) -> dict[str, Any]:
-    traits = GhostNetV2().describe_weights(weights)
-    return {'width': float(traits['width'].config)} if traits else {}
+    width = recognise_width(weights)
+    return {} if width is None else dict(width=width)
 
 
 def _recognise_container(weights: Mapping, naming: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mmlska.cli import OPTIONS_HELP, OptionsAction, report_errors
+from mmlska.cli import OPTIONS_HELP, OptionsAction, add_models, pair_models, report_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,14 +20,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_models(parser)
     add = parser.add_argument
-    add(
-        'models',
-        nargs='+',
-        metavar='CONFIG CHECKPOINT',
-        help='pairs of a config file (or the name of a shipped config) and its checkpoint',
-    )
-    add('--names', nargs='+', help='names of the models in tables (default: those of the configs)')
     add(
         '--corruptions',
         nargs='+',
@@ -79,28 +73,11 @@ def parse_args() -> argparse.Namespace:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Check what argparse does not."""
-    if len(args.models) % 2:
-        parser.error(f'models come as pairs CONFIG CHECKPOINT, got {len(args.models)} arguments')
-    pairs = list(zip(args.models[::2], args.models[1::2], strict=True))
-    args.names = args.names or unique_names(pairs)
-    if len(args.names) != len(pairs):
-        parser.error(f'--names takes one name for each of {len(pairs)} models')
-    args.models = pairs
+    pair_models(parser, args)
     if args.jobs < 1:
         parser.error(f'--jobs takes a positive number, got {args.jobs}')
     if bool(args.folders) != bool(args.class_names):
         parser.error('--folders and --class-names belong together')
-
-
-def unique_names(pairs: list[tuple[str, str]]) -> list[str]:
-    """Names of the configs, and of the checkpoints where configs occur twice."""
-    names = [Path(config).stem for config, _ in pairs]
-    if len(set(names)) == len(names):
-        return names
-    paths = [Path(checkpoint) for _, checkpoint in pairs]
-    return [
-        f'{name} {path.parent.name}/{path.stem}' for name, path in zip(names, paths, strict=True)
-    ]
 
 
 def evaluate_corrupted(args: argparse.Namespace) -> None:

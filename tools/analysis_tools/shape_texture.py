@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mmlska.cli import OPTIONS_HELP, OptionsAction, report_errors
+from mmlska.cli import OPTIONS_HELP, OptionsAction, add_models, pair_models, report_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,14 +20,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_models(parser)
     add = parser.add_argument
-    add(
-        'models',
-        nargs='+',
-        metavar='CONFIG CHECKPOINT',
-        help='pairs of a config file (or the name of a shipped config) and its checkpoint',
-    )
-    add('--names', nargs='+', help='names of the models in tables (default: those of the configs)')
     pictures = parser.add_mutually_exclusive_group()
     pictures.add_argument('--pairs', metavar='DIR', help='folder of cue-conflict pictures')
     pictures.add_argument(
@@ -55,12 +49,7 @@ def parse_args() -> argparse.Namespace:
     add('--device', help='where to run: cpu, cuda, cuda:1 ... (default: a GPU where there is one)')
     add('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=OPTIONS_HELP)
     args = parser.parse_args()
-    if len(args.models) % 2:
-        parser.error(f'models come as pairs CONFIG CHECKPOINT, got {len(args.models)} arguments')
-    args.models = list(zip(args.models[::2], args.models[1::2], strict=True))
-    args.names = args.names or [Path(config).stem for config, _ in args.models]
-    if len(set(args.names)) != len(args.models):
-        parser.error(f'--names takes a different name for each of {len(args.models)} models')
+    pair_models(parser, args)
     if not (args.pairs or args.generate or args.dtd):
         parser.error('name pictures by --pairs, --generate or --dtd')
     if args.categories and not args.pairs:

@@ -195,11 +195,10 @@ class GhostNetV2(StagedBackbone):
 
     def describe_weights(self, state_dict: Mapping) -> dict[str, Trait]:
         """Width that the weights are of."""
-        channels = _stage_channels(state_dict)[: self.num_stages]
-        if not channels or 'conv_stem.weight' not in state_dict:
+        width = recognise_width(state_dict, self.num_stages)
+        if width is None:
             return {}
-        width = _width(channels)
-        sizes = ', '.join(map(str, channels))
+        sizes = ', '.join(map(str, _stage_channels(state_dict)[: self.num_stages]))
         return {'width': Trait(f'GhostNetV2 {width}x (channels {sizes})', str(width))}
 
     def is_head(self, key: str) -> bool:
@@ -224,6 +223,17 @@ def last_conv(in_channels: int, out_channels: int, norm_cfg: dict) -> nn.Sequent
             act1=nn.ReLU(inplace=True),
         )
     )
+
+
+def recognise_width(weights: Mapping, num_stages: int | None = None) -> float | None:
+    """The width of the GhostNetV2 that weights are of; None if they are of no such model.
+
+    Args:
+        weights (Mapping): Weights under the official names.
+        num_stages (int, optional): Stages to look at. Defaults to None: all.
+    """
+    channels = _stage_channels(weights)[:num_stages]
+    return _width(channels) if channels and 'conv_stem.weight' in weights else None
 
 
 def _stage_channels(weights: Mapping) -> list[int]:
