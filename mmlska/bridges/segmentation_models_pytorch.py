@@ -18,9 +18,8 @@ DEPTHS = (2, 3, 4, 5)
 def register() -> list[str]:
     """Make the library know the encoders, and return their names.
 
-    ``van_lska_ARCH`` has LSKA and ``van_ARCH`` LKA, k = 23. ``encoder_weights`` is None: load
-    weights of any naming by ``model.encoder.load_state_dict`` instead, or build the encoder from
-    ``mmlska.from_pretrained``.
+    ``van_lska_ARCH`` has LSKA and ``van_ARCH`` LKA, k = 23. ``encoder_weights`` is None:
+    ``model.encoder.load_state_dict`` takes weights of any naming instead.
 
     Raises:
         ImportError: If segmentation_models_pytorch is not installed.

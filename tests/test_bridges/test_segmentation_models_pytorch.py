@@ -1,6 +1,6 @@
 import pytest
 import torch
-from frameworks import SMALL, require
+from frameworks import SMALL, losses_of_two_steps, require, run_snippet
 
 smp = require('segmentation_models_pytorch')
 bridge = pytest.importorskip('mmlska.bridges.segmentation_models_pytorch')
@@ -20,15 +20,10 @@ def registered():
 @pytest.mark.parametrize('name', FITTING)
 def test_a_model_trains(name):
     model = getattr(smp, name)('van_lska_tiny', encoder_weights=None, classes=3, in_channels=4)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
     images, labels = torch.rand(2, 4, 64, 96), torch.randint(3, (2, 64, 96))
-    losses = []
-    for _ in range(2):
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
+    losses = losses_of_two_steps(
+        model, lambda: torch.nn.functional.cross_entropy(model(images), labels)
+    )
     assert losses[1] != losses[0]
     assert all(weight.grad is not None for weight in model.encoder.parameters())
 
@@ -52,3 +47,15 @@ def test_depths(depth):
 def test_other_depths_are_refused():
     with pytest.raises(ValueError, match='depth=1 is not possible'):
         smp.encoders.get_encoder('van_lska_tiny', depth=1)
+
+
+def test_the_documents_snippet_loads_the_weights(tmp_path, monkeypatch):
+    from mmlska.checkpoint import to_naming
+    from mmlska.models import VAN
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(smp.encoders.encoders['van_lska_tiny']['params'], 'arch', 'tiny')
+    trained = VAN('tiny').state_dict()
+    torch.save(to_naming(trained, 'official'), 'van_lska_tiny.pth')
+    state = run_snippet('segmentation_models_pytorch')['model'].encoder.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in trained.items())

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from frameworks import require
+from frameworks import losses_of_two_steps, require, run_snippet
 
 timm = require('timm')
 bridge = pytest.importorskip('mmlska.bridges.timm')
@@ -19,15 +19,10 @@ def test_timm_knows_the_models(registered):
 
 def test_a_classifier_trains():
     model = timm.create_model('van_lska_tiny', num_classes=7, in_chans=4, drop_path_rate=0.1)
-    optimizer = torch.optim.SGD(model.parameters(), 0.05)
     images, labels = torch.rand(4, 4, 64, 64), torch.arange(4)
-    losses = []
-    for _ in range(2):
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
+    losses = losses_of_two_steps(
+        model, lambda: torch.nn.functional.cross_entropy(model(images), labels)
+    )
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert losses[1] != losses[0]
     assert model.get_classifier().out_features == 7
@@ -54,3 +49,11 @@ def test_options_of_our_own():
     assert type(model.blocks1[0].attn.spatial_gating_unit).__name__ == 'ECA'
     with pytest.raises(ValueError, match='Nearest legal sizes'):
         timm.create_model('van_lska_tiny', attention=dict(type='LSKA', kernel_size=22))
+
+
+def test_the_documents_snippet_runs():
+    names = run_snippet('timm')
+    assert names['model'](torch.rand(1, 3, 64, 64)).shape == (1, 10)
+    gate = names['model'].blocks1[0].attn.spatial_gating_unit
+    assert gate.conv_spatial_h.kernel_size == (1, 11)  # of k = 35
+    assert names['pyramid'].feature_info.channels() == [128, 320, 512]

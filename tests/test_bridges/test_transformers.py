@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 import torch
-from frameworks import SMALL, require
+from frameworks import SMALL, losses_of_two_steps, require, run_snippet
 
 transformers = require('transformers')
 bridge = pytest.importorskip('mmlska.bridges.transformers')
@@ -14,17 +14,15 @@ def classes():
     return bridge.register()
 
 
-def losses_of_two_steps(model, **targets):
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
-    losses = []
-    for _ in range(2):
-        loss = model(pixel_values=torch.rand(2, 3, 128, 128), **targets).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
-    backbone = [(name, p) for name, p in model.named_parameters() if 'vision_model' in name]
-    assert backbone and all(parameter.grad is not None for _, parameter in backbone)
+def losses_of(model, **targets):
+    """The losses of two steps, in which the backbone takes part."""
+
+    def compute_loss():
+        return model(pixel_values=torch.rand(2, 3, 128, 128), **targets).loss
+
+    losses = losses_of_two_steps(model, compute_loss, 1e-4)
+    backbone = [p for name, p in model.named_parameters() if 'vision_model' in name]
+    assert backbone and all(parameter.grad is not None for parameter in backbone)
     return losses
 
 
@@ -48,7 +46,7 @@ def test_a_detector_trains(classes, name):
     )
     model = getattr(transformers, f'{name}ForObjectDetection')(config)
     label = dict(class_labels=torch.tensor([1]), boxes=torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
-    losses = losses_of_two_steps(model, labels=[label, label])
+    losses = losses_of(model, labels=[label, label])
     assert all(map(torch.isfinite, map(torch.tensor, losses)))
 
 
@@ -69,7 +67,7 @@ def test_a_segmentor_trains(classes):
     model = transformers.Mask2FormerForUniversalSegmentation(config)
     masks = [torch.randint(2, (1, 128, 128)).float() for _ in range(2)]
     labels = [torch.tensor([1]), torch.tensor([2])]
-    losses = losses_of_two_steps(model, mask_labels=masks, class_labels=labels)
+    losses = losses_of(model, mask_labels=masks, class_labels=labels)
     assert all(map(torch.isfinite, map(torch.tensor, losses)))
 
 
@@ -98,3 +96,10 @@ def test_weights_of_any_naming(classes, tmp_path):
     backbone.vision_model.load_state_dict(to_naming(trained.state_dict(), 'transformers'))
     state = backbone.vision_model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in trained.state_dict().items())
+
+
+def test_the_documents_snippet_runs():
+    names = run_snippet('RTDetrConfig')
+    found = names['model'].eval()(torch.rand(1, 3, 192, 192))
+    assert found.pred_boxes.shape[-1] == 4
+    assert any(type(part).__name__ == 'VanLskaBackbone' for part in names['model'].modules())
