@@ -6,6 +6,7 @@ training is the job that tools/train.py runs for any config.
 """
 
 import argparse
+import importlib
 import os
 import shlex
 import time
@@ -16,6 +17,7 @@ import torch
 from digit_pictures import draw_predictions
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from next_commands import REPOSITORY, next_commands, script
 from training_watch import Watch, clock, output_to
 
 from mmlska.cli import report_errors
@@ -23,7 +25,6 @@ from mmlska.datasets import make_digit_scenes
 from mmlska.engine.config import load_config
 from mmlska.engine.launch import build_runner, prepare_training
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 DATA_ROOT = Path('data/digit_scenes')
 CONFIGS = {
     'detection': 'mask-rcnn_van-lska-nano_fpn_demo_digits.py',
@@ -123,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_demo(args: argparse.Namespace) -> None:
     """Run the demo that the command line asks for."""
     start = time.monotonic()
+    if args.task != 'segmentation':
+        check_operators()
     args.work_dir.mkdir(parents=True, exist_ok=True)
 
     say(f'[1/3] Data: {args.num_train} + {args.num_val} scenes in {args.data_root}')
@@ -145,6 +148,25 @@ def run_demo(args: argparse.Namespace) -> None:
         say(f'{name:>22}{before:11.3f}{after:9.3f}')
     say(f'\npicture     {picture}\ncheckpoint  {checkpoint}')
     say(f'It took {clock(time.monotonic() - start)}.')
+    say('\nThree commands to go on with')
+    images = args.data_root / 'images' / 'val'
+    for purpose, command in next_commands(config, checkpoint, images, args.work_dir).items():
+        say(f'  {purpose}:\n    {shlex.join(command)}')
+
+
+def check_operators() -> None:
+    """Say in time that a detector cannot run.
+
+    Raises:
+        ValueError: If mmcv lacks its compiled operators.
+    """
+    try:
+        importlib.import_module('mmcv._ext')
+    except ImportError as error:
+        raise ValueError(
+            f"detectors need mmcv's compiled operators ({error}); a segmentor needs none: "
+            '--task segmentation, or make demo TASK=segmentation'
+        ) from error
 
 
 def say(text: str) -> None:
@@ -191,9 +213,9 @@ def set_length(config: Config, max_iters: int) -> None:
 
 def train(config: Path, work_dir: Path, watch: Watch) -> None:
     """Train as tools/train.py does, and show how it goes."""
-    script = os.path.relpath(REPOSITORY / 'tools' / 'train.py')
+    command = [*script('tools/train.py'), str(config), '--work-dir', str(work_dir)]
     log = work_dir.with_suffix('.log')
-    say(f'      {shlex.join(["python", script, str(config), "--work-dir", str(work_dir)])}')
+    say(f'      {shlex.join(command)}')
     say(f'      The log goes to {log}')
     with output_to(log):
         cfg = prepare_training(config, work_dir=str(work_dir))

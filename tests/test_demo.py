@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,11 +13,10 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from script_runs import REPOSITORY
+from script_runs import REPOSITORY, TOOLS, run, run_here
 
 pytest.importorskip('sklearn', reason='the digits are those of scikit-learn')
 pytest.importorskip('skimage', reason='the photographs are those of scikit-image')
-pytest.importorskip('mmcv._ext', reason='mmcv was built without its compiled operators')
 
 SCRIPT = REPOSITORY / 'demo' / 'train_demo.py'
 FEW = ['--max-iters', '4', '--num-train', '8', '--num-val', '4']
@@ -84,7 +84,7 @@ def scenes(tmp_path_factory):
 def test_a_demo_trains_evaluates_and_draws(
     tmp_path, demo, scenes, arguments, folder, metrics, library
 ):
-    pytest.importorskip(library)
+    skip_without(library)
     # The first one makes its data.
     data = ['--data-root', str(scenes)] if arguments else []
     printed = demo(*arguments, *FEW, *data).out
@@ -95,24 +95,97 @@ def test_a_demo_trains_evaluates_and_draws(
         assert 0 <= float(after) <= 1
     # A newcomer sees progress; the log is in the work dir.
     assert len(printed.splitlines()) < 30
-    assert re.search(r'iteration \d/4  loss \d', printed)
+    assert re.search(r'iteration \d/4  loss \d+\.\d+  \d+:\d\d left', printed)
     work_dir = tmp_path / 'work_dirs' / folder
     assert 'Iter(train)' in (work_dir / 'train.log').read_text()
     picture = cv2.imread(str(work_dir / 'predictions.png'))
     assert picture.std() > 20
     checkpoint = re.search(r'^checkpoint +(\S+)$', printed, re.M).group(1)
     assert (tmp_path / checkpoint).is_file()
+    if not arguments:
+        for command in commands_to_go_on_with(printed):
+            run_here(*shlex.split(command)[1:], cwd=tmp_path)
+        check_what_they_left(work_dir)
+
+
+def skip_without(library):
+    pytest.importorskip(library)
+    if library == 'mmdet':
+        pytest.importorskip('mmcv._ext', reason='mmcv was built without its compiled operators')
+
+
+def commands_to_go_on_with(printed):
+    found = re.findall(r'^    (\S.*)$', printed.partition('Three commands to go on with')[2], re.M)
+    assert len(found) == 3
+    return found
+
+
+def check_what_they_left(work_dir):
+    assert len(list((work_dir / 'pictures').iterdir())) == 4
+    assert list((work_dir / 'evaluation').glob('*/*.json'))
+    assert (work_dir / 'longer' / 'iter_4.pth').is_file()
+
+
+# Runs in every process that Python starts with its folder on the path.
+WITHOUT_OPERATORS = """
+import importlib.machinery, sys
+
+
+class Others(importlib.machinery.PathFinder):
+    finders = list(sys.meta_path)
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name in ('mmcv._ext', 'mmdet'):
+            return None
+        specs = (finder.find_spec(name, path, target) for finder in cls.finders)
+        return next((spec for spec in specs if spec is not None), None)
+
+
+sys.meta_path[:] = [Others]
+"""
+
+
+@pytest.fixture
+def lite(tmp_path):
+    """Environment of processes that find neither mmcv's operators nor mmdet."""
+    (tmp_path / 'lite').mkdir()
+    (tmp_path / 'lite' / 'sitecustomize.py').write_text(WITHOUT_OPERATORS)
+    path = os.pathsep.join([str(tmp_path / 'lite'), str(REPOSITORY)])
+    first = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    return dict(PYTHONPATH=path, PATH=first, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
+
+
+@pytest.mark.slow
+def test_segmentation_needs_no_operators(tmp_path, lite, scenes):
+    """From the training to the commands at its end, as the shell runs what is printed."""
+    pytest.importorskip('mmseg')
+    arguments = ('--task', 'segmentation', *FEW, '--data-root', scenes)
+    printed = run(SCRIPT, *arguments, cwd=tmp_path, **lite).stdout
+    assert re.search(r'^ +mIoU +0\.\d+ +0\.\d+$', printed, re.M)
+    for command in commands_to_go_on_with(printed):
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path, env={**os.environ, **lite})
+    check_what_they_left(tmp_path / 'work_dirs' / 'demo_segmentation')
+
+
+def test_a_detector_without_operators_is_refused_before_anything_is_made(
+    tmp_path, demo, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
+    message = demo(*FEW, expect=1).err
+    assert "detectors need mmcv's compiled operators (import of mmcv._ext halted" in message
+    assert 'TASK=segmentation' in message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_the_training_is_the_one_of_the_stock_tool(tmp_path, demo):
     """The figures before it change none of its random numbers."""
-    pytest.importorskip('mmdet')
+    skip_without('mmdet')
     from mmengine.runner import CheckpointLoader
-    from script_runs import TOOLS, run
 
     printed = demo(*FEW, '--seed', '3', '--data-root', 'digits,here').out
-    (command,) = re.findall(r'^ +python (\S+) (\S+) --work-dir (\S+)$', printed, re.M)
+    (command,) = re.findall(r'^      \S+ (\S+) (\S+) --work-dir (\S+)$', printed, re.M)
     assert (tmp_path / command[0]).resolve() == TOOLS / 'train.py'
     run(TOOLS / 'train.py', command[1], '--work-dir', 'stock', cwd=tmp_path)
     states = [
@@ -137,7 +210,7 @@ def test_wrong_arguments_are_refused(demo, arguments, message):
 
 @pytest.mark.slow
 def test_a_failing_training_shows_the_end_of_its_log(tmp_path, demo):
-    pytest.importorskip('mmdet')
+    skip_without('mmdet')
     (tmp_path / 'w').mkdir()
     # A file where the training wants its folder.
     (tmp_path / 'w' / 'train').write_text('')
@@ -149,7 +222,7 @@ def test_a_failing_training_shows_the_end_of_its_log(tmp_path, demo):
 @pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_no_process(tmp_path, number):
-    pytest.importorskip('mmdet')
+    skip_without('mmdet')
     few = ['--num-train', '8', '--num-val', '4']
     command = [sys.executable, str(SCRIPT), *few, '--work-dir', str(tmp_path / 'w')]
     demo = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
