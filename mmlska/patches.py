@@ -16,7 +16,13 @@ from functools import cache
 from inspect import getdoc
 from typing import NamedTuple
 
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.infer import BaseInferencer
+from mmengine.registry import init_default_scope
+
 from mmlska.checkpoint import register_loaders
+from mmlska.shipped import nearest, shipped_configs
 
 
 class Patch(NamedTuple):
@@ -49,6 +55,38 @@ def read_checkpoints_safely() -> None:
     register_loaders()
 
 
+def name_configs_to_inferencers() -> None:
+    """Let the inferencers of mmdet and mmseg take our configs by name.
+
+    They look a name up in one package of a closed list, demand that its index has weights of the
+    model, and build in the scope of that package, where ours would find no detector or segmentor.
+    """
+    MODULE2PACKAGE.setdefault('mmlska', 'mmlska')
+    look_up = BaseInferencer._load_model_from_metafile
+
+    def load(self: BaseInferencer, model: str) -> tuple[Config, str | None]:
+        ours = shipped_configs()
+        if model.lower() in ours:
+            cfg = Config.fromfile(ours[model.lower()])
+            if self.scope not in ('mmlska', cfg.default_scope):
+                raise ValueError(
+                    f'{model} is a config of {cfg.default_scope}, which no inferencer of '
+                    f'{self.scope} runs'
+                )
+            init_default_scope(cfg.default_scope)
+            self.scope = cfg.default_scope
+            return cfg, None
+        hint = nearest(model.lower(), ours, 3)
+        if self.scope == 'mmlska':
+            raise ValueError(f'no shipped config is called {model!r}{hint}')
+        try:
+            return look_up(self, model)
+        except ValueError as error:
+            raise ValueError(f'{error}{hint}') from error
+
+    BaseInferencer._load_model_from_metafile = load
+
+
 @contextmanager
 def evaluate_coco_by(evaluation: type) -> Iterator[None]:
     """Let mmdet's ``CocoMetric`` evaluate by another class inside this context.
@@ -74,6 +112,12 @@ def evaluate_coco_by(evaluation: type) -> Iterator[None]:
 
 PATCHES = (
     Patch(read_checkpoints_safely, 'mmengine', 'schemes of CheckpointLoader', True),
+    Patch(
+        name_configs_to_inferencers,
+        'mmengine',
+        'BaseInferencer._load_model_from_metafile, MODULE2PACKAGE',
+        True,
+    ),
     Patch(evaluate_coco_by, 'mmdet', 'COCOeval, COCOevalMP in coco_metric', False),
 )
 

@@ -22,7 +22,7 @@ ARROWS = {
     'ops': '',
     'layers': 'registry ops',
     'checkpoint': 'layers ops',
-    'patches': 'checkpoint',
+    'patches': 'shipped checkpoint',
     'evaluation': 'registry patches',
     'models': 'registry patches ops layers checkpoint',
     '__init__': 'models',
