@@ -7,11 +7,13 @@ SHELL := /bin/bash
 .PHONY: help install check test test-unit test-gpu test-reliability demo study bench bench-gpu lint docs release clean
 
 PYTHON ?= python3
-VENV ?= .venv
+MMCV ?= compiled
+LITE := $(filter lite,$(MMCV))
+VENV ?= $(if $(LITE),.venv-lite,.venv)
 TORCH_SPEC ?= torch==2.13.0
 TORCH_ARGS ?=
 MMCV_ARGS ?=
-TASK ?= detection
+TASK ?= $(if $(LITE),segmentation,detection)
 BACKBONE ?= van-lska
 ATTENTION ?= none
 PYTEST_ARGS ?=
@@ -27,7 +29,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-build-isola
 	--constraint requirements/constraints.txt
 BUILD_LOG := $(VENV)/mmcv-build.log
 # One stamp for all that decides what is installed: a run after a change of pins or of torch installs again.
-KEY := $(shell { echo '$(TORCH_SPEC) $(TORCH_ARGS) $(MMCV_ARGS)'; \
+KEY := $(shell { echo '$(TORCH_SPEC) $(TORCH_ARGS) $(MMCV_ARGS) $(MMCV)'; \
 	cat setup.cfg setup.py requirements/constraints.txt; } | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(KEY)
 
@@ -44,6 +46,7 @@ make test-gpu             install what is missing, and run on a CUDA device what
 make test-reliability     install what is missing, end trainings in some twenty ways and let them go on: about ten minutes
 make demo                 install what is missing, train and evaluate a small Mask R-CNN on the CPU
 make demo TASK=retinanet  the same for RetinaNet; TASK=segmentation for Semantic FPN
+make demo MMCV=lite       Semantic FPN without a compiler: mmcv-lite in place of mmcv, installed into .venv-lite
 make demo BACKBONE=...    another backbone: ghostnetv2 or container-light
 make demo ATTENTION=...   attention on every level of the pyramid: eca or context-aggregation
 make bench                install what is missing, measure ours against the official order on the CPU, and rewrite
@@ -60,17 +63,28 @@ make clean                remove $(VENV) and everything else that was made here,
 
 Everything is installed into $(VENV). The first time, compiling mmcv takes about 5 minutes of processor time where the
 compiler is GCC, which reads PyTorch's headers once for all files, and four times as much elsewhere; pip caches it.
+MMCV=lite compiles nothing.
 
 PYTHON=$(PYTHON)            Python 3.10, 3.11 or 3.12 that $(VENV) is made from
 TORCH_SPEC=$(TORCH_SPEC) the PyTorch to install, e.g. TORCH_SPEC=torch==2.12.0
 TORCH_ARGS=               more options for pip when it installs PyTorch. PyPI offers the CUDA build, of several GB;
                           without a GPU this saves most of it: TORCH_SPEC=torch==2.13.0+cpu
                           TORCH_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+MMCV=compiled             or lite, for install, check and demo: no compiled operators, hence segmentation only
 MMCV_ARGS=                more options for pip when it installs mmcv, e.g. --find-links URL of a ready wheel
 BENCH_DATA=               folder of photographs in COCO's layout whose evaluation make bench measures as well
 MAX_JOBS=$(MAX_JOBS)                how many files of mmcv to compile at once
 endef
 export HELP
+
+ifeq ($(filter compiled lite,$(MMCV)),)
+$(error MMCV=$(MMCV) is neither compiled nor lite)
+endif
+ifneq ($(LITE),)
+ifneq ($(filter-out help install check demo clean,$(MAKECMDGOALS)),)
+$(error MMCV=lite is for make install, check and demo; the tests and the rest need mmcv with its operators)
+endif
+endif
 
 help:
 	@printf '%s\n' "$$HELP"
@@ -83,6 +97,13 @@ $(READY): | $(BIN)/python
 	@$(PIP) --quiet pip setuptools wheel packaging ninja numpy || $(call fail,$(NETWORK_HINT))
 	$(say) 'Installing $(TORCH_SPEC) (200 MB for the CPU, several GB with CUDA)'
 	@$(PIP) --quiet $(TORCH_ARGS) '$(TORCH_SPEC)' || $(call fail,$(TORCH_HINT))
+ifneq ($(LITE),)
+	$(say) 'Installing mmcv-lite, which has no compiled operators'
+	@# The original mmengine that it asks for would overwrite the maintained one.
+	@$(PIP) --quiet --no-deps mmcv-lite || $(call fail,$(NETWORK_HINT))
+	$(say) 'Installing mmengine, mmseg and mmlska'
+	@PYTHONWARNINGS=ignore $(PIP) --quiet --editable '.[lite,demo]' || $(call fail,$(NETWORK_HINT))
+else
 	$(say) 'Installing mmcv. Compiling it takes about 5 minutes of processor time with GCC, once: pip caches the result.'
 	@headers=$$(mktemp -d); trap 'rm -rf "$$headers"' EXIT; $(PRECOMPILING) \
 		$(PIP) --verbose --force-reinstall --no-deps "$(MMCV_CACHE)" $(MMCV_ARGS) onedl-mmcv 2>&1 | tee $(BUILD_LOG) \
@@ -92,6 +113,7 @@ $(READY): | $(BIN)/python
 	$(say) 'Installing mmengine, mmdet, mmseg, mmlska and the development tools'
 	@# setuptools warns about every editable installation.
 	@PYTHONWARNINGS=ignore $(PIP) --quiet --editable '.[onedl,demo,dev,docs]' || $(call fail,$(NETWORK_HINT))
+endif
 	@# Two of the packages above ask for two builds of OpenCV, which overwrite each other. The last one stays, and only the
 	@# headless one works on a machine without libGL.
 	@$(PIP) --quiet --force-reinstall --no-deps opencv-python-headless || $(call fail,$(NETWORK_HINT))

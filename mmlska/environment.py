@@ -19,6 +19,8 @@ OLDEST_PYTHON = (3, 10)
 NEWEST_TESTED_PYTHON = (3, 12)
 # As in setup.cfg.
 OLDEST_TORCH = (2, 1)
+# mmcv without its compiled operators: a segmentor needs none.
+LITE = 'mmcv-lite'
 # Highest setuptools that each family of distributions builds and runs with.
 SETUPTOOLS = {'onedl': 'setuptools<82', 'openmmlab': 'setuptools<70'}
 
@@ -330,9 +332,11 @@ def check_absent(library: Library, facts: Facts, found: str) -> Finding:
 
 def check_families(facts: Facts) -> list[Finding]:
     """Judge whether the maintained and the original distributions overwrite each other's files."""
+    # Of mmcv's lite build there is one for both families.
+    neutral = {LITE} if has_lite_mmcv(facts) else set()
     installed = [name for library in LIBRARIES for name in providers(library, facts)]
     onedl = [name for name in installed if name.startswith('onedl-')]
-    original = [name for name in installed if name not in onedl]
+    original = [name for name in installed if name not in neutral.union(onedl)]
     if not (onedl and original):
         return []
     found = f'{", ".join(onedl)} and {", ".join(original)}'
@@ -346,6 +350,8 @@ def check_ops(facts: Facts) -> Finding:
     if facts.imports.get('mmcv') != '':
         return Finding(name, 'not checked, mmcv comes first', absent=True)
     error = facts.imports.get('mmcv._ext')
+    if error is None and for_segmentation_only(facts):
+        return Finding(name, 'none in mmcv-lite: segmentation only, no detectors', absent=True)
     if error is None:
         return Finding(name, '', 'this mmcv has none (RoIAlign, NMS)', rebuild_mmcv(facts))
     if error:
@@ -412,6 +418,19 @@ def providers(library: Library, facts: Facts) -> list[str]:
     return [name for name in (library.onedl, *library.original) if name in facts.distributions]
 
 
+def has_lite_mmcv(facts: Facts) -> bool:
+    """Whether mmcv-lite, and no other build, provides mmcv."""
+    library = next(library for library in LIBRARIES if library.module == 'mmcv')
+    return providers(library, facts) == [LITE]
+
+
+def for_segmentation_only(facts: Facts) -> bool:
+    """Whether this is an environment without operators, and without the library that needs them."""
+    detection = next(library for library in LIBRARIES if library.module == 'mmdet')
+    installed = 'mmdet' in facts.imports or providers(detection, facts)
+    return has_lite_mmcv(facts) and not installed
+
+
 def family(facts: Facts) -> str:
     """Extra of mmlska that fits what is installed: ``onedl`` unless all of it is original."""
     installed = [name for library in LIBRARIES for name in providers(library, facts)]
@@ -422,7 +441,12 @@ def family(facts: Facts) -> str:
 def install_family(facts: Facts) -> str:
     """Command that installs the family of distributions in use, with the right versions."""
     extra = family(facts)
+    lite = extra == 'onedl' and for_segmentation_only(facts)
+    extra = 'lite' if lite else extra
     target = f"'mmlska[{extra}]'" if 'mmlska' in facts.distributions else f"-e '.[{extra}]'"
+    if lite:
+        # It asks for the original mmengine, which would overwrite the maintained one.
+        return f'pip install --no-deps {LITE} && pip install {target}'
     return f'{install_build_tools(extra)} && pip install --no-build-isolation {target}'
 
 

@@ -100,6 +100,34 @@ def test_mmcv_without_operators(name):
     assert (f'pip uninstall -y {name}' in remedy) == (name != 'onedl-mmcv')
 
 
+LITE = replace(
+    GOOD,
+    distributions={
+        **without(ONEDL, 'onedl-mmcv', 'onedl-mmdetection'),
+        **OTHERS,
+        'mmcv-lite': '2.2.0',
+    },
+    imports=without(GOOD.imports, 'mmcv._ext', 'mmdet'),
+)
+
+
+def test_without_operators_there_is_segmentation_only():
+    assert problems(LITE) == {}
+    assert 'none in mmcv-lite: segmentation only, no detectors' in format_report(diagnose(LITE))
+
+
+@pytest.mark.parametrize('added', [{'mmengine': '0.10.7'}, {'onedl-mmcv': '2.3.6'}])
+def test_what_overwrites_files_of_the_lite_stack_is_named(added):
+    facts = replace(LITE, distributions={**LITE.distributions, **added})
+    found = problems(facts)['both families']
+    assert set(added) <= set(found.remedy.split('&&')[0].split())
+    # Without operators the remedy compiles nothing, and leaves out what overwrote the files.
+    if 'mmengine' in added:
+        assert found.remedy.endswith(
+            "&& pip install --no-deps mmcv-lite && pip install 'mmlska[lite]'"
+        )
+
+
 def test_operators_of_another_torch():
     error = 'ImportError: _ext.so: undefined symbol: _ZN3c10'
     found = problems(replace(GOOD, imports={**GOOD.imports, 'mmcv._ext': error}))

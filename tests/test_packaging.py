@@ -143,6 +143,7 @@ def test_wheel_alone_in_an_empty_environment(checkout, tmp_path):
         'dev',
         'docs',
         'export',
+        'lite',
         'mim',
         'onedl',
         'openmmlab',
@@ -249,7 +250,17 @@ def test_constraints_pin_what_the_extras_ask_for(setup_cfg, python):
     # PyTorch, and Triton, whose version some builds of PyTorch dictate.
     free = {'torch', 'triton'}
     assert not free & set(chosen)
-    for extra in ('onedl', 'pretrain', 'export', 'demo', 'analysis', 'docs', 'release', 'dev'):
+    for extra in (
+        'onedl',
+        'lite',
+        'pretrain',
+        'export',
+        'demo',
+        'analysis',
+        'docs',
+        'release',
+        'dev',
+    ):
         for line in requirement_lines(setup_cfg['options.extras_require'][extra]):
             requirement = requirements.Requirement(line)
             if requirement.name not in free:
@@ -314,3 +325,26 @@ def test_make_names_an_absent_python(make, tmp_path):
     result = make('install', 'PYTHON=python4.2', f'VENV={tmp_path / "venv"}')
     assert result.returncode != 0
     assert 'there is no python4.2' in result.stderr
+
+
+def test_make_without_a_compiler_installs_no_operators(make):
+    printed = make('--dry-run', 'demo', 'MMCV=lite', 'VENV=absent').stdout
+    installs = [line for line in printed.splitlines() if ' -m pip install ' in line]
+    # What mmcv-lite depends on would overwrite the maintained mmengine.
+    (lite,) = [line for line in installs if 'mmcv-lite' in line]
+    assert '--no-deps mmcv-lite ' in lite
+    assert not any('onedl-mmcv' in line or '.[onedl' in line for line in installs)
+    assert "--task 'segmentation'" in printed
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['demo', 'MMCV=light'], 'MMCV=light is neither compiled nor lite'),
+        (['test', 'MMCV=lite'], 'MMCV=lite is for make install, check and demo'),
+    ],
+)
+def test_make_refuses_what_the_lite_build_is_not_for(make, arguments, message):
+    result = make('--dry-run', *arguments)
+    assert result.returncode != 0
+    assert message in result.stderr
