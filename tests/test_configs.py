@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fake_batches import fake_batch
 from mmengine.config import Config
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner import Runner
@@ -139,30 +140,16 @@ def build(path, settings=None):
         return MODELS.build(settings)
 
 
-def fake_batch(path, model):
+def batch_for(path, model):
     """Two images of 64 x 64 with annotations."""
     scope = scope_of(path)
-    if scope == 'mmdet':
-        from mmdet.testing import demo_mm_inputs
-
-        masked = hasattr(model, 'roi_head')
-        head = model.roi_head.bbox_head if masked else model.bbox_head
-        return demo_mm_inputs(
-            2, image_shapes=[(3, 64, 64)] * 2, num_classes=head.num_classes, with_mask=masked
-        )
-    images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
     if scope == 'mmpretrain':
-        from mmpretrain.structures import DataSample
-
-        samples = [DataSample().set_gt_label(label) for label in (3, 7)]
-        return dict(inputs=images, data_samples=samples)
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    labels = torch.randint(0, model.decode_head.num_classes, (2, 1, 64, 64))
-    shape = dict(img_shape=(64, 64), ori_shape=(64, 64), pad_shape=(64, 64))
-    samples = [SegDataSample(metainfo=shape, gt_sem_seg=PixelData(data=label)) for label in labels]
-    return dict(inputs=images, data_samples=samples)
+        return fake_batch(scope, model.head.num_classes)
+    if scope == 'mmseg':
+        return fake_batch(scope, model.decode_head.num_classes)
+    masked = hasattr(model, 'roi_head')
+    head = model.roi_head.bbox_head if masked else model.bbox_head
+    return fake_batch(scope, head.num_classes, with_mask=masked)
 
 
 def readme_rows(folder):
@@ -216,7 +203,7 @@ def test_config_reads_by_a_relative_path(folder, monkeypatch):
 def test_model_trains_a_step_and_predicts(path):
     model = build(path, small_task(read(path).model))
     check_channels(model)
-    batch = fake_batch(path, model)
+    batch = batch_for(path, model)
 
     model.train()
     losses = model(**model.data_preprocessor(batch, True), mode='loss')
