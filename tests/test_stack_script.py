@@ -45,8 +45,9 @@ def test_a_stack_is_made_installed_and_tested_in_its_folder(stack, python, tmp_p
     first, *installed, last = commands('--dir', 'mine', python('3.10'), stack, cwd=tmp_path)
     venv = tmp_path / 'mine'
     assert first == [python('3.10'), '-m', 'venv', str(venv)]
-    assert all(command[0] == f'{venv}/bin/python' for command in installed)
-    assert f'torch=={TORCH[stack]}' in {word for command in installed for word in command}
+    words = {word for command in installed for word in command}
+    assert {f'torch=={TORCH[stack]}', f'TORCH_SPEC=torch=={TORCH[stack]}'} & words
+    assert all({f'{venv}/bin/python', f'VENV={venv}'} & set(command) for command in installed)
     assert f'{venv}/bin/python' in last and last[last.index('not slow') - 1] == '-m'
     assert not venv.exists()
 
@@ -65,6 +66,17 @@ def test_ready_wheels_reach_every_installation_and_arguments_pytest(python, tmp_
         place = command.index('--find-links')
         assert command[place : place + 4] == absolute
     assert last[-2:] == ['-k', 'a b']
+
+
+def test_the_maintained_stack_is_what_make_installs(python, tmp_path):
+    (tmp_path / 'my wheels').mkdir()
+    links = ('--find-links', 'my wheels')
+    _, (*making, torch, mmcv), _ = commands(*links, python('3.10'), 'onedl', cwd=tmp_path)
+    assert making[:3] == ['make', 'install', f'PYTHON={python("3.10")}']
+    assert torch.startswith('TORCH_ARGS=') and mmcv.startswith('MMCV_ARGS=')
+    for name_and_words in (torch, mmcv):
+        words = shlex.split(name_and_words.partition('=')[2])
+        assert words == ['--find-links', str(tmp_path / 'my wheels')]
 
 
 @pytest.mark.parametrize(
