@@ -12,7 +12,7 @@ from .annotation_file import read_annotations, without_cycle_search
 from .class_names import check_names
 from .coco_annotations import check_annotations
 from .coco_values import is_id
-from .faults import WARNING, Fault, joined
+from .faults import WARNING, Fault, has_errors, joined
 from .pictures import LabelMap, Picture, check_label_map, check_picture, foreground_fault
 from .sources import IMAGE_SUFFIXES, CocoSource, LabelSource, label_pairs
 
@@ -42,13 +42,16 @@ class Report:
 def quick_faults(source: CocoSource | LabelSource) -> list[Fault]:
     """Faults that are found without opening an image."""
     if isinstance(source, CocoSource):
-        return coco_content(source)[1]
+        faults = coco_content(source, exact=False)[1]
+        return coco_content(source)[1] if has_errors(faults) else faults
     return pairing_faults(source, label_pairs(source))
 
 
-def coco_content(source: CocoSource) -> tuple[dict[str, Any] | None, list[Fault]]:
+def coco_content(
+    source: CocoSource, exact: bool = True
+) -> tuple[dict[str, Any] | None, list[Fault]]:
     """Read and check an annotation file; returns its content, None if unreadable, and faults."""
-    data, faults = read_annotations(source.path)
+    data, faults = read_annotations(source.path, exact)
     if data is None:
         return None, faults
     faults += check_names(source.path, data['categories'], source.classes)

@@ -7,14 +7,14 @@ where that finds something suspicious each is looked at again.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from .coco_images import check_categories, check_images, doubled_ids, sizes_by_id
 from .coco_masks import check_masks
-from .coco_values import NUMBERS, are_numbers, as_array, is_box, is_id, lacking_keys
+from .coco_values import NUMBERS, are_numbers, as_array, is_box, is_id, lacking_keys, places
 from .faults import ERROR, WARNING, Fault, fault_of
 
 ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
@@ -56,13 +56,14 @@ def check_annotations(
         whole = annotations
     table = Table(whole, *([entry[key] for entry in whole] for key in ANNOTATION_KEYS))
     sizes = sizes_by_id(images)
+    owners = places(table.image_ids, sizes)
     return [
         *check_images(path, images),
         *check_categories(path, categories),
         *check_keys(path, annotations, lacking, evaluated),
-        *check_owners(path, table, sizes, categories),
+        *check_owners(path, table, owners, categories),
         *check_ids(path, table, evaluated),
-        *check_boxes(path, table, sizes),
+        *check_boxes(path, table, image_sizes(owners, sizes)),
         *check_masks(path, whole, sizes, masks),
     ]
 
@@ -87,21 +88,19 @@ def check_keys(
 
 
 def check_owners(
-    path: str, table: Table, sizes: dict[Any, tuple], categories: Sequence[dict]
+    path: str, table: Table, owners: np.ndarray, categories: Sequence[dict]
 ) -> list[Fault]:
-    """Annotations of images and categories that are not listed."""
-    known = {category['id'] for category in categories if is_id(category.get('id'))}
+    """Annotations of images and categories that are not listed; ``owners`` are places of images."""
+    known = (category['id'] for category in categories if is_id(category.get('id')))
+    kinds = places(table.category_ids, dict.fromkeys(known))
     faults = []
-    for key, noun, column, ids in (
-        ('image_id', 'an image', table.image_ids, sizes.keys()),
-        ('category_id', 'a category', table.category_ids, known),
+    for key, noun, found in (
+        ('image_id', 'an image', owners),
+        ('category_id', 'a category', kinds),
     ):
-        if set(map(type, column)) <= {int, float, str} and set(column) <= ids:
-            continue
-        strays = [i for i, value in enumerate(column) if not (is_id(value) and value in ids)]
+        strays = table.select(np.flatnonzero(found < 0), f'{key} {{{key}}}')
         message = f'belongs to {noun} that the file does not list'
-        remedy = 'list it there, or drop it; --fix drops it'
-        faults += fault_of(path, table.select(strays, f'{key} {{{key}}}'), message, remedy)
+        faults += fault_of(path, strays, message, 'list it there, or drop it; --fix drops it')
     return faults
 
 
@@ -124,20 +123,26 @@ def check_ids(path: str, table: Table, evaluated: bool) -> list[Fault]:
     return faults + fault_of(path, table.select(zero, ''), message, remedy, WARNING)
 
 
-def check_boxes(path: str, table: Table, sizes: dict[Any, tuple]) -> list[Fault]:
-    """Boxes ``[left, top, width, height]`` and areas that no object can have."""
-    rows, faults = range(len(table.boxes)), []
-    if not are_boxes(table.boxes):
-        wrong = [row for row in rows if not is_box(table.boxes[row])]
+def check_boxes(path: str, table: Table, limits: np.ndarray) -> list[Fault]:
+    """Boxes ``[left, top, width, height]`` and areas that no object can have.
+
+    Args:
+        path: The file, for messages.
+        table: Annotations.
+        limits: Width and height of the image of each ``(N, 2)``.
+    """
+    sides, rows, faults = table.boxes, range(len(table.boxes)), []
+    if not are_boxes(sides):
+        wrong = [row for row in rows if not is_box(sides[row])]
         message = 'has a box that is not four numbers'
         faults = fault_of(path, table.select(wrong, 'bbox {bbox}'), message, 'write [x, y, w, h]')
         rows = sorted(set(rows) - set(wrong))
-    if not rows:
+        sides = [sides[row] for row in rows]
+    if not sides:
         return faults
     rows = np.array(rows)
-    boxes = as_array(list(chain.from_iterable(table.boxes[row] for row in rows))).reshape(-1, 4)
-    limits = image_sizes(table.image_ids, sizes)[rows]
-    faults += judge_boxes(path, table, rows, boxes, limits)
+    boxes = as_array(list(chain.from_iterable(sides))).reshape(-1, 4)
+    faults += judge_boxes(path, table, rows, boxes, limits[rows])
     return faults + check_areas(path, table, rows, boxes[:, 2:].min(1))
 
 
@@ -150,16 +155,9 @@ def are_boxes(boxes: Sequence) -> bool:
     )
 
 
-def image_sizes(image_ids: Sequence, sizes: dict[Any, tuple]) -> np.ndarray:
+def image_sizes(owners: np.ndarray, sizes: dict[Any, tuple]) -> np.ndarray:
     """Width and height of the image of each annotation ``(N, 2)``, infinite where unknown."""
-    unknown = len(sizes)
-    places = dict(zip(sizes, range(unknown), strict=True))
-    if set(map(type, image_ids)) <= {int, float, str}:
-        found = map(places.get, image_ids, repeat(unknown))
-    else:
-        found = (places.get(key, unknown) if is_id(key) else unknown for key in image_ids)
-    table = np.array([*sizes.values(), (math.inf, math.inf)], dtype=np.float64)
-    return table[np.fromiter(found, np.int64, len(image_ids))]
+    return np.array([*sizes.values(), (math.inf, math.inf)], dtype=np.float64)[owners]
 
 
 def judge_boxes(

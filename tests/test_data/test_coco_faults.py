@@ -20,6 +20,7 @@ from mmlska.data import (
     repair,
 )
 from mmlska.data.coco_masks import are_polygons, polygons_problem
+from mmlska.data.coco_values import is_id, places
 from mmlska.data.faults import ERROR, WARNING
 
 NAN = math.nan
@@ -247,6 +248,26 @@ def test_a_pass_over_all_polygons_misses_none_that_is_broken(masks):
 @given(st.lists(st.tuples(*[st.floats(-1e5, 1e5)] * 3), min_size=2, max_size=50))
 def test_a_pass_over_all_polygons_is_enough_for_those_near_images(points):
     assert are_polygons([dict(segmentation=[list(chain.from_iterable(2 * points))])])
+
+
+def test_ids_beyond_64_bits_stay_apart(tmp_path):
+    source = make_coco(tmp_path)
+
+    def renumber(data):
+        for number, entry in enumerate(data['annotations']):
+            entry['id'] = 2**64 + number
+
+    write(tmp_path, changed(renumber))
+    assert quick_faults(source) == []
+
+
+ids = st.one_of(st.integers(-3, 3), st.sampled_from([2**63, 1.0, 'a', None, True, (1,)]))
+
+
+@given(st.lists(ids), st.lists(ids.filter(is_id), unique=True))
+def test_the_place_of_an_id_is_where_it_stands(wanted, known):
+    expected = [known.index(key) if is_id(key) and key in known else -1 for key in wanted]
+    assert places(wanted, known).tolist() == expected
 
 
 def test_every_annotation_is_told(tmp_path):
