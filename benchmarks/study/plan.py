@@ -58,8 +58,18 @@ class Scale:
 
 
 SCALES = {
-    'full': Scale(iterations=2000, seeds=5, num_train=3000, num_val=400, field_images=16),
-    'quick': Scale(iterations=400, seeds=3, num_train=1500, num_val=200, severities=(3,), cues=12),
+    'full': Scale(iterations=1000, seeds=5, num_train=3000, num_val=400, field_images=16),
+    'quick': Scale(
+        iterations=600,
+        seeds=3,
+        num_train=1500,
+        num_val=200,
+        kernel_sizes=(7, 23, 35),
+        trivial_sizes=(7, 23),
+        alternatives=('ECA',),
+        severities=(3,),
+        cues=12,
+    ),
     # Shows that the study runs through, in a minute or two; it says nothing about any claim.
     'mini': Scale(
         iterations=10,

@@ -38,7 +38,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-max_iters = 2000
+max_iters = 1000
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -138,10 +138,14 @@ def write_labels(folder, part):
 
 def yolo(folder, *words):
     """``python -m mmlska yolo`` in a process of its own, which can import torchvision."""
+    return run_python(folder, '-m', 'mmlska', 'yolo', *words)
+
+
+def run_python(folder, *words):
     (folder / 'sitecustomize.py').write_text('import torchvision_operators\n')
     path = os.pathsep.join(map(str, (folder, Path(__file__).parent, ROOT)))
     result = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-m', 'mmlska', 'yolo', *words],
+        [sys.executable, '-W', 'ignore', *words],
         cwd=folder,
         env={**os.environ, 'PYTHONPATH': path, 'YOLO_CONFIG_DIR': str(folder)},
         capture_output=True,
@@ -168,3 +172,36 @@ def test_it_trains_resumes_and_exports(scenes):
     yolo(scenes, 'export', f'model={last}', 'format=onnx', 'imgsz=96', 'simplify=False')
     graph = onnx.load(last.with_suffix('.onnx')).graph
     assert {node.domain for node in graph.node} == {''}
+
+
+# The snippet of docs/bridges.md, at a rate that changes no weight to speak of.
+INSERT_AND_TRAIN = """
+import os
+from ultralytics import YOLO
+from mmlska.bridges.ultralytics import insert
+
+model = insert(YOLO('best.pt'), after='SPPF', layer='IdentityStart',
+               args=[dict(type='LSKA', kernel_size=11)], save_as='mine.yaml')
+model.train(data='data.yaml', epochs=1, name='b', optimizer='SGD', lr0=1e-9, warmup_epochs=0,
+            imgsz=96, batch=4, workers=0, device='cpu', plots=False,
+            project=os.path.abspath('runs'))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_with_an_inserted_layer_trains_from_its_weights(scenes):
+    """Ultralytics' trainer builds a model anew, and must take the weights over."""
+    file = scenes / 'yolov8n-digits.yaml'
+    file.write_text(yaml.safe_dump({**ultralytics.YOLO(STOCK).model.yaml, 'nc': 10}))
+    trained = randomised(ultralytics.YOLO(file))
+    trained.save(scenes / 'best.pt')
+    run_python(scenes, '-c', INSERT_AND_TRAIN)
+    (last,) = scenes.rglob('b/weights/last.pt')
+    bridge.register()
+    found = ultralytics.YOLO(last).model.float().state_dict()
+    expected = bridge.shift_weights(trained.model.state_dict(), 9)
+    convolutions = [key for key, value in expected.items() if value.ndim == 4]
+    assert len(convolutions) > 50
+    for key in convolutions:
+        # Ultralytics saves in half precision.
+        assert torch.allclose(found[key], expected[key], rtol=1e-3, atol=1e-4), key
