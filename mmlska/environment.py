@@ -50,9 +50,10 @@ LIBRARIES = (
     Library('mmdet', 'onedl-mmdetection', ('mmdet',), (3, 0), 'for detection'),
     Library('mmseg', 'onedl-mmsegmentation', ('mmsegmentation',), (1, 0), 'for segmentation'),
     Library('mmpretrain', 'onedl-mmpretrain', ('mmpretrain',), (1, 0), 'for pre-training'),
+    Library('mmrotate', 'onedl-mmrotate', ('mmrotate',), (1, 0), 'for rotated boxes'),
 )
 TASK_LIBRARIES = ('mmdet', 'mmseg')  # one of them has to be there
-OPTIONAL = ('mmpretrain',)
+OPTIONAL = ('mmpretrain', 'mmrotate')
 # What is imported to try a module, where that is not the module itself: the task libraries import
 # what their models need, torchvision or ftfy for example, together with the models only.
 TRIALS = {name: f'{name}.models' for name in (*TASK_LIBRARIES, *OPTIONAL)}
@@ -270,7 +271,7 @@ def check_torch(facts: Facts) -> Finding:
 
 
 def check_torchvision(facts: Facts) -> Finding:
-    """Judge torchvision, which only MMPreTrain needs; a wrong one fails other imports."""
+    """Judge torchvision, which MMPreTrain and MMRotate need; a wrong one fails other imports."""
     error = facts.imports.get('torchvision')
     remedy = install_torchvision(facts)
     if error is None:

@@ -21,7 +21,8 @@ def innermost(dataset: ConfigDict) -> ConfigDict:
 
 def make_data(cfg: Config, images: int = 2) -> None:
     """Make the images and annotations of all splits, below the current folder."""
-    make = make_label_maps if cfg.default_scope == 'mmseg' else make_instances
+    makers = dict(mmseg=make_label_maps, mmrotate=make_turned_boxes)
+    make = makers.get(cfg.default_scope, make_instances)
     for split in ('train', 'val', 'test'):
         if f'{split}_dataloader' in cfg:
             make(innermost(cfg[f'{split}_dataloader'].dataset), cfg.default_scope, images)
@@ -67,6 +68,20 @@ def make_instances(dataset: ConfigDict, scope: str, images: int) -> None:
     path = root / dataset.ann_file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(images=records, annotations=objects, categories=categories)))
+
+
+def make_turned_boxes(dataset: ConfigDict, scope: str, images: int) -> None:
+    """Annotations in DOTA's format: a file an image, with four corners an object, turned by 30°."""
+    root, names = Path(dataset.data_root), names_of(dataset, scope)
+    lines = []
+    for kind, (x, y, w, h) in enumerate(BOXES):
+        corners = cv2.boxPoints(((x + w / 2, y + h / 2), (w, h / 2), 30))
+        lines.append(f'{" ".join(f"{v:.1f}" for v in corners.ravel())} {names[kind]} 0')
+    for number in range(images):
+        write_noise(root / dataset.data_prefix.img_path / f'{number}.png')
+        path = root / dataset.ann_file / f'{number}.txt'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('\n'.join(lines))
 
 
 def make_label_maps(dataset: ConfigDict, scope: str, images: int) -> None:

@@ -28,7 +28,10 @@ FOLDERS = sorted({path.parent for path in PAPER_CONFIGS})
 SCOPES = {
     **dict.fromkeys(('detr', 'faster-rcnn', 'mask-rcnn', 'retinanet', 'rtmdet', 'yolox'), 'mmdet'),
     **dict.fromkeys(('deeplabv3', 'fpn', 'upernet'), 'mmseg'),
+    **dict.fromkeys(('oriented-rcnn-le90', 'rotated-retinanet-rbox-le90'), 'mmrotate'),
 }
+# Libraries whose configs are bases of ours.
+DETECTORS = ('mmdet', 'mmrotate')
 
 FIELD = r'[a-z0-9]+(?:-[a-z0-9]+)*'
 NAME = re.compile(rf'{FIELD}(?:_{FIELD})+')
@@ -106,8 +109,8 @@ def library(scope):
 
 @lru_cache
 def read(path):
-    if scope_of(path) == 'mmdet':
-        library('mmdet')
+    if scope_of(path) in DETECTORS:
+        library(scope_of(path))
     return Config.fromfile(path)
 
 
@@ -131,7 +134,7 @@ def small_task(model):
 def build(path, settings=None):
     scope = scope_of(path)
     library(scope)
-    if scope == 'mmdet':
+    if scope in DETECTORS:
         pytest.importorskip('mmcv.ops', reason='mmcv was built without its operators')
     torch.manual_seed(0)
     # A copy, for mmdet's DETR head writes tensors into its settings.
@@ -147,9 +150,9 @@ def batch_for(path, model):
         return fake_batch(scope, model.head.num_classes)
     if scope == 'mmseg':
         return fake_batch(scope, model.decode_head.num_classes)
-    masked = hasattr(model, 'roi_head')
-    head = model.roi_head.bbox_head if masked else model.bbox_head
-    return fake_batch(scope, head.num_classes, with_mask=masked)
+    has_regions = hasattr(model, 'roi_head')
+    head = model.roi_head.bbox_head if has_regions else model.bbox_head
+    return fake_batch(scope, head.num_classes, with_mask=has_regions and scope == 'mmdet')
 
 
 def readme_rows(folder):
@@ -222,8 +225,10 @@ def test_model_trains_a_step_and_predicts(path):
         if scope_of(path) == 'mmseg':
             assert result.pred_sem_seg.data.shape == (1, 64, 64)
             assert torch.isfinite(result.seg_logits.data).all()
-        elif scope_of(path) == 'mmdet':
-            assert result.pred_instances.bboxes.shape[1:] == (4,)
+        elif scope_of(path) in DETECTORS:
+            # Turned boxes have an angle.
+            sides = 5 if scope_of(path) == 'mmrotate' else 4
+            assert result.pred_instances.bboxes.shape[1:] == (sides,)
             assert torch.isfinite(result.pred_instances.scores).all()
         else:
             assert result.pred_score.sum() == pytest.approx(1, abs=1e-4)

@@ -22,8 +22,9 @@ CONFIGS = shipped_configs()
 
 
 def read(path):
-    if 'coco' in str(path):
-        pytest.importorskip('mmdet')
+    for data, base in dict(coco='mmdet', dota='mmrotate').items():
+        if data in str(path):
+            pytest.importorskip(base)
     return Config.fromfile(path)
 
 

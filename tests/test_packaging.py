@@ -149,6 +149,7 @@ def test_wheel_alone_in_an_empty_environment(checkout, tmp_path):
         'openmmlab',
         'pretrain',
         'release',
+        'rotate',
     ]
     mim = Path(module).parent / '.mim'
     assert mim.is_relative_to(tmp_path / 'venv')
@@ -254,6 +255,7 @@ def test_constraints_pin_what_the_extras_ask_for(setup_cfg, python):
         'onedl',
         'lite',
         'pretrain',
+        'rotate',
         'export',
         'demo',
         'analysis',

@@ -175,7 +175,7 @@ def default_shape(cfg: Config) -> tuple[int, int]:
     if 'Pad' in steps and 'Resize' in steps:
         width, height = steps['Resize']['scale']
         return height, width
-    shapes = dict(mmdet=(800, 1280), mmpretrain=(224, 224))
+    shapes = dict(mmdet=(800, 1280), mmrotate=(1024, 1024), mmpretrain=(224, 224))
     return shapes.get(cfg.get('default_scope'), (512, 512))
 
 
