@@ -167,7 +167,7 @@ def build_for_counting(cfg: Config) -> nn.Module:
 
 
 def default_shape(cfg: Config) -> tuple[int, int]:
-    """Height and width at which the papers count each task.
+    """Height and width at which the papers count each task; of mmrotate, a crop of DOTA.
 
     A detector that pads all images to one square, as YOLOX and RTMDet do, is counted at that.
     """
