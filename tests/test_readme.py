@@ -300,6 +300,8 @@ def with_files(words: tuple[str, ...]) -> list[str]:
 def test_a_training_command_of_the_documents_trains(words, user):
     pytest.importorskip('mmdet.models')
     pytest.importorskip('mmseg.models')
+    if 'dota' in words[0]:
+        pytest.importorskip('mmrotate.models')
     config, *options = with_files(words)
     args = parse_here(ROOT / 'tools' / 'train.py', ROOT / config, *options)
     make_data(Config.fromfile(args.config))
