@@ -14,7 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from script_runs import new_managers
 from short_runs import train
-from test_configs import CONFIGS, every, library, scope_of
+from test_configs import CONFIGS, DETECTORS, every, library, scope_of
 from test_short_training import short_run
 
 from mmlska.engine.config import OTHER_KEYS
@@ -67,8 +67,8 @@ def leaves(settings, key=''):
 
 @every(KINDS)
 def test_options_change_what_they_name_and_nothing_else(path, tmp_path):
-    if scope_of(path) == 'mmdet':
-        library('mmdet')
+    if scope_of(path) in DETECTORS:
+        library(scope_of(path))
     options, names = Config.fromfile(OPTIONS), options_of(path)
     got = leaves(Config.fromfile(with_options(tmp_path, path, names)).to_dict())
     expected = leaves(Config.fromfile(path).to_dict())
