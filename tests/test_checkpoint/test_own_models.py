@@ -63,6 +63,7 @@ def test_a_damaged_file_is_told(zoo, tmp_path):
 
 def test_every_model_of_the_package_is_whole_and_has_a_card():
     models = own_models.own_models()
+    assert models
     for name in models:
         path = own_models.find_own_model(f'mmlska://{name}')
         card = path.with_suffix('.md').read_text(encoding='utf-8')
