@@ -74,10 +74,11 @@ def keep(scale_name: str, work_dir: Path, folder: Path, kind: str, size: int) ->
         raise FileNotFoundError(f'{run} holds no finished training')
     model = f'fpn_van-{kind.lower()}-k{size}-pico_digits'
     path = folder / f'{model}.safetensors'
-    weights = unwrap(CheckpointLoader.load_checkpoint(checkpoint_of(run), map_location='cpu'))
+    trained = CheckpointLoader.load_checkpoint(checkpoint_of(run), map_location='cpu')
+    known = {key: trained['meta']['dataset_meta'][key] for key in ('classes', 'palette')}
     halves = {
         key: (value.half() if value.dtype == torch.float32 else value).contiguous()
-        for key, value in weights.items()
+        for key, value in unwrap(trained).items()
     }
     save_file(halves, path)
     half = evaluate(work_dir / 'configs' / f'{cell}.py', path, work_dir / 'published' / model)
@@ -106,7 +107,8 @@ def keep(scale_name: str, work_dir: Path, folder: Path, kind: str, size: int) ->
     )
     path.with_suffix('.md').write_text(card, encoding='utf-8')
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return model, dict(file=path.name, sha256=digest, config=BASE, options=options)
+    entry = dict(file=path.name, sha256=digest, config=BASE, options=options, dataset_meta=known)
+    return model, entry
 
 
 def evaluate(config: Path, checkpoint: Path, work_dir: Path) -> float:

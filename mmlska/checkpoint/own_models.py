@@ -28,6 +28,7 @@ class OwnModel:
         sha256: Hash of the file.
         config: Name of the shipped config that it is of.
         options: Overrides of that config, by dotted key.
+        dataset_meta: Classes and their colours, as mmengine keeps them in a checkpoint.
     """
 
     name: str
@@ -35,6 +36,7 @@ class OwnModel:
     sha256: str
     config: str
     options: dict
+    dataset_meta: dict
 
 
 @cache

@@ -36,7 +36,7 @@ from .files import (
 from .memory import check_memory
 from .naming import find_places, is_backbone, without_wrappers
 from .own_models import SCHEME as OWN_SCHEME
-from .own_models import find_own_model
+from .own_models import find_own_model, own_models
 from .plain_types import plain_types
 
 WRAPPERS = ('state_dict', 'model', 'state_dict_ema')
@@ -299,6 +299,14 @@ def load_from_mmcls(filename: str, map_location: MapLocation = None) -> dict:
     return dict(state_dict={key.removeprefix('backbone.'): weights[key] for key in inside})
 
 
+def load_from_own(filename: str, map_location: MapLocation = None) -> dict:
+    """Read a model of the package, with the classes that it knows."""
+    path = find_own_model(filename)
+    weights = unwrap(load_from_local(str(path), map_location))
+    model = own_models(path.parent)[filename.removeprefix(OWN_SCHEME)]
+    return dict(state_dict=weights, meta=dict(dataset_meta=model.dataset_meta))
+
+
 def _loader(fetch: Callable[[str], Path]) -> Callable:
     def load_from_fetched(filename: str, map_location: MapLocation = None) -> dict:
         return load_from_local(str(fetch(filename)), map_location)
@@ -309,7 +317,7 @@ def _loader(fetch: Callable[[str], Path]) -> Callable:
 # By mmengine's patterns of schemes.
 LOADERS = {scheme: _loader(fetch) for scheme, fetch in FETCHERS.items()}
 LOADERS |= {'http://': load_from_http, 'https://': load_from_http, 'mmcls://': load_from_mmcls}
-LOADERS |= {OWN_SCHEME: _loader(find_own_model), '': load_from_local}
+LOADERS |= {OWN_SCHEME: load_from_own, '': load_from_local}
 
 
 def register_loaders() -> None:
