@@ -36,7 +36,7 @@ ARROWS = {
     'benchmarks': 'registry shipped cli datasets evaluation ops layers checkpoint models '
     'conversion deploy analysis engine',
     'tools': 'data shipped cli datasets evaluation checkpoint conversion deploy analysis engine',
-    'demo': 'registry cli datasets deploy analysis engine',
+    'demo': 'registry cli datasets checkpoint deploy analysis engine',
 }
 # What a room may import besides the standard library, at module level and in functions; a room that
 # is not named here is free, but for those that nobody imports at module level.

@@ -425,6 +425,11 @@ def record_gates(model: nn.Module, run: Callable[[], Any]) -> list[GateValue]:
     return found
 
 
+def gated_layers(model: nn.Module) -> list[str]:
+    """Names of the layers whose gates :func:`record_gates` keeps, in the order of the model."""
+    return [name for name, module in model.named_modules() if type(module) in GATED_LAYERS]
+
+
 def gate_tiles(predictor: Predictor, scene: Scene, limit: int | None = None) -> list[Tile]:
     """The gates of backbone and neck: mean magnitude over the channels, or one bar a channel.
 
@@ -440,16 +445,16 @@ def gate_tiles(predictor: Predictor, scene: Scene, limit: int | None = None) -> 
     gates = record_gates(model, lambda: model.extract_feat(scene.inputs))
     if limit is not None and len(gates) > limit:
         gates = [gates[round(i * (len(gates) - 1) / max(limit - 1, 1))] for i in range(limit)]
-    tiles = []
-    for gate in gates:
-        values = gate.values[0]
-        low, high = values.min().item(), values.max().item()
-        title = f'{short(gate.name)}\n{gate.label}, {low:.2g} to {high:.2g}'
-        if values.ndim == 1:
-            tiles.append(Tile(title, values.float().cpu().numpy()))
-        else:
-            tiles.append(Tile(title, scene.crop(values.abs().mean(0))))
-    return tiles
+    return [gate_tile(scene, gate) for gate in gates]
+
+
+def gate_tile(scene: Scene, gate: GateValue) -> Tile:
+    """A gate as one picture: mean magnitude over the channels, or one value a channel."""
+    values = gate.values[0]
+    title = f'{short(gate.name)}\n{gate.label}, {values.min():.2g} to {values.max():.2g}'
+    if values.ndim == 1:
+        return Tile(title, values.float().cpu().numpy())
+    return Tile(title, scene.crop(values.abs().mean(0)))
 
 
 def short(name: str) -> str:

@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from colorsys import hsv_to_rgb
 from pathlib import Path
 
 import cv2
@@ -333,8 +334,10 @@ def with_palette(meta: dict) -> dict:
     """Give each class a colour, the same in every run, where the data set has none."""
     if meta.get('palette'):
         return meta
-    colours = np.random.default_rng(0).integers(40, 256, size=(len(meta['classes']), 3))
-    return {**meta, 'palette': [tuple(colour) for colour in colours.tolist()]}
+    count = len(meta['classes'])
+    # All hues, neighbours far apart: every third is dark.
+    colours = [hsv_to_rgb(i * 0.382 % 1, 0.8, 0.6 if i % 3 == 2 else 0.95) for i in range(count)]
+    return {**meta, 'palette': [tuple(round(255 * part) for part in c) for c in colours]}
 
 
 def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict | None]:
