@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-unit test-gpu test-reliability demo study bench bench-gpu lint docs release clean
+.PHONY: help install check test test-unit test-gpu test-reliability demo app study bench bench-gpu lint docs release clean
 
 PYTHON ?= python3
 MMCV ?= compiled
@@ -16,6 +16,7 @@ MMCV_ARGS ?=
 TASK ?= $(if $(LITE),segmentation,detection)
 BACKBONE ?= van-lska
 ATTENTION ?= none
+APP_ARGS ?=
 PYTEST_ARGS ?=
 DOCS ?= html
 STUDY ?= full
@@ -32,6 +33,8 @@ BUILD_LOG := $(VENV)/mmcv-build.log
 KEY := $(shell { echo '$(TORCH_SPEC) $(TORCH_ARGS) $(MMCV_ARGS) $(MMCV)'; \
 	cat setup.cfg setup.py requirements/constraints.txt; } | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(KEY)
+# The page to try models needs more, which is installed for it and for its tests alone.
+APP_READY := $(READY)-app
 
 say = @printf '==> %s\n'
 fail = { printf '\nerror: %s\n' $(1) >&2; exit 1; }
@@ -49,6 +52,8 @@ make demo TASK=retinanet  the same for RetinaNet; TASK=segmentation for Semantic
 make demo MMCV=lite       Semantic FPN without a compiler: mmcv-lite in place of mmcv, installed into .venv-lite
 make demo BACKBONE=...    another backbone: ghostnetv2 or container-light
 make demo ATTENTION=...   attention on every level of the pyramid: eca or context-aggregation
+make app                  install what is missing, and open a page to try models on images: prediction, receptive field
+                          and gate, before and after training; APP_ARGS="--model CONFIG CHECKPOINT" adds yours
 make bench                install what is missing, measure ours against the official order on the CPU, and rewrite
                           the tables and pictures of docs/benchmarks.md; about five minutes on two cores
 make bench-gpu            the same for its GPU tables, on a machine with a CUDA device; hours
@@ -121,6 +126,11 @@ endif
 	@$(BIN)/python -m mmlska check
 	@touch $@
 
+$(APP_READY): $(READY)
+	$(say) 'Installing Gradio'
+	@PYTHONWARNINGS=ignore $(PIP) --quiet --editable '.[app]' || $(call fail,$(NETWORK_HINT))
+	@touch $@
+
 $(BIN)/python:
 	@command -v '$(PYTHON)' > /dev/null || $(call fail,'there is no $(PYTHON); name one: make ... PYTHON=python3.11')
 	@'$(PYTHON)' -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || $(call fail,$(PYTHON_HINT))
@@ -153,7 +163,7 @@ check: $(READY)
 # More than one thread in each of the workers only makes them wait for each other. Each worker gets one half of the tests in
 # order, so that what several tests share is made once, and takes over from the other when its own are done.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-test: $(READY)
+test: $(APP_READY)
 	@$(PYTEST) $(PYTEST_ARGS)
 
 test-unit: $(READY)
@@ -167,6 +177,9 @@ test-reliability: $(READY)
 
 demo: $(READY)
 	@$(BIN)/python demo/train_demo.py --task '$(TASK)' --backbone '$(BACKBONE)' --attention '$(ATTENTION)'
+
+app: $(APP_READY)
+	@$(BIN)/python demo/app.py $(APP_ARGS)
 
 # Half of the machine stays free for everything else: all of it is measured in one thread.
 BENCH = OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

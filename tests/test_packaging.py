@@ -138,6 +138,7 @@ def test_wheel_alone_in_an_empty_environment(checkout, tmp_path):
     assert identity == f'mmlska {__version__} LICENSE 0'
     assert extras.split() == [
         'analysis',
+        'app',
         'coco',
         'demo',
         'dev',
@@ -258,6 +259,7 @@ def test_constraints_pin_what_the_extras_ask_for(setup_cfg, python):
         'rotate',
         'export',
         'demo',
+        'app',
         'analysis',
         'docs',
         'release',
