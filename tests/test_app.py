@@ -28,7 +28,7 @@ def address(tmp_path_factory):
     if not CHROMIUM.is_file():
         pytest.skip(f'no browser: {CHROMIUM} is absent (set CHROMIUM to its place)')
     folder = tmp_path_factory.mktemp('app')
-    named = [word for size in (7, 23) for word in ('--model', *save_model(folder, size))]
+    named = [word for size in (23, 7) for word in ('--model', *save_model(folder, size))]
     port = free_port()
     environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS='1')
     command = [sys.executable, str(SCRIPT), '--port', str(port), '--device', 'cpu', *named]
@@ -152,7 +152,7 @@ def test_scenes_and_choices_change_the_results(page):
 def test_another_model_brings_its_kernel_size(page):
     first = pictures(page)
     page.click('#model input')
-    page.click('text=k7 >> visible=true')
+    page.click('[role=option] >> text=/k7$/')
     page.wait_for_function("document.querySelector('#size').innerText.trim().endsWith('7')")
     assert wait_for_others(page, first) != first
 

@@ -39,7 +39,7 @@ def test_with_no_model_it_says_what_to_run(no_zoo):
 def test_models_of_the_zoo_are_grouped_by_kernel_size(no_zoo, monkeypatch, tmp_path):
     entries = {
         f'fpn_van-{kind.lower()}-k{size}-pico_digits': dict(
-            file='a', sha256='b', config=PICO,
+            file='a', sha256='b', config=PICO, dataset_meta={},
             options={'model.backbone.attention.type': f'mmlska.{kind}',
                      'model.backbone.attention.kernel_size': size},
         )
@@ -49,12 +49,12 @@ def test_models_of_the_zoo_are_grouped_by_kernel_size(no_zoo, monkeypatch, tmp_p
     monkeypatch.setattr(models, 'own_models', lambda: own_models(tmp_path))
     listed = models.list_models()
     assert [(model.family, model.kernel_size) for model in listed] == [
-        ('fpn_van-lka-pico_digits', 23),
         ('fpn_van-lska-pico_digits', 7),
         ('fpn_van-lska-pico_digits', 35),
+        ('fpn_van-lka-pico_digits', 23),
     ]
-    assert listed[1].checkpoint == 'mmlska://fpn_van-lska-k7-pico_digits'
-    assert listed[1].options['model.backbone.attention.kernel_size'] == 7
+    assert listed[0].checkpoint == 'mmlska://fpn_van-lska-k7-pico_digits'
+    assert listed[0].options['model.backbone.attention.kernel_size'] == 7
 
 
 def test_models_that_are_named_come_first_and_are_told_apart(no_zoo, tmp_path):

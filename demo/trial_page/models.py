@@ -1,6 +1,7 @@
 """Trained models that a page can offer: of the package, of the command line, of make demo."""
 
 import inspect
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -73,13 +74,14 @@ def named_models(pairs: Iterable[tuple[str, str]]) -> list[TrainedModel]:
 
 
 def zoo_models() -> list[TrainedModel]:
-    """Models whose weights come with the package, families by kernel size."""
+    """Models whose weights come with the package, the family of most kernel sizes first."""
     models = []
     for name, own in own_models().items():
         size = kernel_size_of(load_config(own.config, own.options).model)
         family = name.replace(f'-k{size}-', '-')
         models.append(TrainedModel(family, size, own.config, f'{SCHEME}{name}', own.options))
-    return sorted(models, key=lambda model: (model.family, model.kernel_size or 0))
+    sizes = Counter(model.family for model in models)
+    return sorted(models, key=lambda own: (-sizes[own.family], own.family, own.kernel_size or 0))
 
 
 def demo_models(work_dirs: Path = WORK_DIRS) -> list[TrainedModel]:
