@@ -29,8 +29,9 @@ ARROWS = {
     'conversion': 'registry ops layers checkpoint models',
     'deploy': 'ops layers checkpoint models',
     'bridges': 'layers checkpoint models',
-    'engine': 'data registry shipped patches ops layers checkpoint models conversion deploy',
-    'analysis': 'registry shipped datasets ops layers checkpoint models conversion engine',
+    'engine': '__init__ data registry shipped patches ops layers checkpoint models conversion '
+    'deploy',
+    'analysis': 'registry shipped datasets ops layers checkpoint models conversion deploy engine',
     'environment': 'registry shipped patches ops',
     '__main__': '__init__ shipped cli environment analysis bridges',
     'benchmarks': 'registry shipped cli datasets evaluation ops layers checkpoint models '

@@ -284,6 +284,19 @@ def _package_folder(package: str) -> Path:
 
 
 def _read_photograph(path: str) -> np.ndarray:
+    return mmcv.imread(photograph_file(path), flag='color')
+
+
+def photograph_file(path: str) -> Path:
+    """Find a photograph that scikit-image or scikit-learn ships.
+
+    Args:
+        path (str): Its path inside the installed packages, as in :data:`PHOTOGRAPHS`.
+
+    Raises:
+        FileNotFoundError: If the installed version does not ship it.
+        ModuleNotFoundError: If the package is not installed.
+    """
     # By path and not by skimage.data, which would import pooch and may download.
     package, _, file = path.partition('/')
     file = _package_folder(package) / file
@@ -292,7 +305,7 @@ def _read_photograph(path: str) -> np.ndarray:
             f'{str(file)!r} is missing, so this version of {package} does not ship it; '
             'scikit-image 0.22 to 0.26 and scikit-learn 1.3 to 1.9 do'
         )
-    return mmcv.imread(file, flag='color')
+    return file
 
 
 def _crop(photograph: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,208 @@
+"""Files of ONNX: written from graphs, with what their user has to know in their metadata.
+
+What stands beside the tensors in a file is a JSON value under each name of ``metadata_props``.
+"""
+
+import contextlib
+import importlib
+import inspect
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from .half_precision import to_half
+
+INPUT = 'image'
+# The dimensions of the input that may differ from run to run, as files name them.
+DYNAMIC = {0: 'batch', 2: 'height', 3: 'width'}
+
+
+class ExportError(ValueError):
+    """A graph that PyTorch cannot write as ONNX, with the reason that it gives."""
+
+
+class ExportOptions(NamedTuple):
+    """How a graph is written.
+
+    Attributes:
+        dynamic: Whether the file takes any batch, height and width.
+        half: Whether the network computes in float16, see :mod:`mmlska.deploy.half_precision`.
+        opset: Version of ONNX's operators; None leaves it to torch.
+    """
+
+    dynamic: bool = False
+    half: bool = False
+    opset: int | None = None
+
+
+FIXED = ExportOptions()
+
+
+def export_onnx(
+    graph: nn.Module,
+    image: torch.Tensor,
+    file: str | os.PathLike,
+    options: ExportOptions = FIXED,
+    metadata: Mapping[str, Any] | None = None,
+    translations: Mapping[Callable, Callable] | None = None,
+) -> None:
+    """Write a graph as ONNX by torch's exporter on torch.export.
+
+    Args:
+        graph (nn.Module): Maps images to tensors, see :func:`by_name`; those of
+            :mod:`mmlska.deploy.plain_graphs` and detection graphs do.
+        image (Tensor): An example ``(N, 3, H, W)``, whose shape a file takes that is not dynamic;
+            for one that is, with more than one image.
+        file (str | PathLike): Where the file goes.
+        options (ExportOptions): How it is written.
+        metadata (Mapping, optional): Values that JSON knows, by name. The least height and width
+            that a dynamic file takes are added as ``least_size``.
+        translations (Mapping, optional): How operators outside PyTorch are written, see
+            :func:`mmlska.deploy.detection_graphs.custom_translation_table`.
+
+    Raises:
+        ImportError: If the extra ``export`` is not installed, or PyTorch is too old.
+        ExportError: If PyTorch cannot export the graph.
+    """
+    check_packages()
+    import onnx
+
+    program = _exported(graph.eval(), image, options, translations)
+    model = program.model_proto
+    if options.half:
+        to_half(model)
+    _forget_origins(model)
+    metadata = dict(metadata or {})
+    if options.dynamic:
+        metadata['least_size'] = _least_size(program.exported_program)
+    onnx.helper.set_model_props(model, {name: json.dumps(v) for name, v in metadata.items()})
+    onnx.save(model, os.fspath(file))
+
+
+def _exported(
+    graph: nn.Module,
+    image: torch.Tensor,
+    options: ExportOptions,
+    translations: Mapping[Callable, Callable] | None,
+) -> torch.onnx.ONNXProgram:
+    with torch.no_grad(), _quiet_exporter():
+        names = list(by_name(graph, graph(image)))
+        try:
+            return torch.onnx.export(
+                graph,
+                (image,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=names,
+                dynamic_shapes=(DYNAMIC,) if options.dynamic else None,
+                opset_version=options.opset,
+                custom_translation_table=dict(translations or {}),
+                verbose=False,
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            kind = type(getattr(graph, 'model', graph)).__name__
+            raise ExportError(f'{kind} cannot be exported: {_reason(error)}') from error
+
+
+def by_name(
+    graph: nn.Module, outputs: Mapping[str, torch.Tensor] | Sequence[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What a graph has returned by name: a dict is, a tuple is named by its ``output_names``."""
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    return dict(zip(graph.output_names, outputs, strict=True))
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong first, in a line: the exporter wraps it into pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines()]
+    return f'{type(error).__name__}: {next(filter(None, lines), "no reason given")}'
+
+
+def check_packages() -> None:
+    """Check that what exporting needs is installed.
+
+    Raises:
+        ImportError: If it is not, or PyTorch is too old.
+    """
+    needed = ('onnx', 'onnxruntime', 'onnxscript')
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"exporting needs {', '.join(missing)}: pip install 'mmlska[export]'")
+    if 'custom_translation_table' not in inspect.signature(torch.onnx.export).parameters:
+        raise ImportError(
+            f'exporting needs PyTorch 2.6 or newer, this is {torch.__version__}, whose exporter '
+            'knows no operators but its own'
+        )
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without a line for each operator of torchvision, and what torch says of its own code."""
+    logger = logging.getLogger('torch.onnx._internal.exporter._registration')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', category=FutureWarning, module='copyreg')
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _forget_origins(model: Any) -> None:
+    """Remove where in which source file each node comes from: paths of the machine, half a file."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
+    for function in model.functions:
+        for part in (function, *function.node):
+            del part.metadata_props[:]
+
+
+def _least_size(program: torch.export.ExportedProgram) -> list[int]:
+    """The least height and width that a program takes; any batch is fine."""
+    (image,) = (n for n in program.graph.nodes if n.op == 'placeholder' and n.name == INPUT)
+    symbols = [side.node.expr for side in image.meta['val'].shape[2:]]
+    return [max(1, int(program.range_constraints[symbol].lower)) for symbol in symbols]
+
+
+def read_metadata(file: str | os.PathLike) -> dict[str, Any]:
+    """What stands in a file beside its graph."""
+    import onnx
+
+    model = onnx.load(os.fspath(file), load_external_data=False)
+    return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+
+
+class OnnxModel:
+    """A file in ONNX Runtime on the CPU.
+
+    Args:
+        file (str | PathLike): The file.
+        threads (int, optional): Threads of an operation. Defaults to as many as PyTorch takes.
+    """
+
+    def __init__(self, file: str | os.PathLike, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(
+            os.fspath(file), options, providers=['CPUExecutionProvider']
+        )
+        self.output_names = [output.name for output in self.session.get_outputs()]
+
+    def __call__(self, image: np.ndarray | torch.Tensor) -> dict[str, np.ndarray]:
+        """Map images ``(N, 3, H, W)`` to arrays by name."""
+        values = self.session.run(None, {INPUT: np.asarray(image, np.float32)})
+        return dict(zip(self.output_names, values, strict=True))

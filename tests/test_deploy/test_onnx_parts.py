@@ -1,0 +1,106 @@
+"""Layers, necks and backbones as ONNX, fused and not, at sizes that the exporter has not seen."""
+
+import pytest
+import torch
+from fusing_laws import NANO, largest_error, trained
+from mmengine.registry import MODELS
+from torch import nn
+from torch_versions import since
+
+from mmlska.deploy import fuse
+from mmlska.deploy.onnx_files import ExportOptions, OnnxModel, export_onnx, read_metadata
+from mmlska.models import VAN, ContainerLight, GhostNetV2
+
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+pytestmark = [pytest.mark.slow, since('2.6', 'its exporter to ONNX knows no operators of others')]
+
+LAYERS = {
+    'LKA': dict(kernel_size=7),
+    'LSKA': dict(kernel_size=11),
+    'LKATrivial': dict(kernel_size=5),
+    'LSKATrivial': dict(kernel_size=5),
+    'ContextAggregation': dict(reduction=2),
+    'DFCAttention': {},
+    'ECA': {},
+    'MixedAffinity': dict(num_heads=2),
+    'IdentityStart': dict(attention=dict(type='LSKA', kernel_size=7)),
+    'AttentionSequence': dict(layers=[dict(type='LSKA', kernel_size=7), dict(type='ECA')]),
+}
+NECKS = {
+    'PyramidAttention': dict(attention=dict(type='LSKA', kernel_size=7), num_outs=2),
+    'SpatialContextPyramid': dict(num_outs=2),
+}
+MIXING = dict(embed_dims=[8, 12, 16, 16], depths=[1, 1, 1, 1], ffn_ratios=[2] * 4, num_heads=4)
+
+
+class Together(nn.Module):
+    """Modules that all get the same map, each once as it is and once fused."""
+
+    def __init__(self, modules, necks=()):
+        super().__init__()
+        both = {name: [trained(m), fuse(trained(m))] for name, m in modules.items()}
+        self.parts = nn.ModuleDict({name: nn.ModuleList(pair) for name, pair in both.items()})
+        self.necks = set(necks)
+
+    def forward(self, image):
+        outs = {}
+        for name, pair in self.parts.items():
+            # A pyramid of two levels.
+            x = (image, image[:, :, ::2, ::2]) if name in self.necks else image
+            for kind, part in zip(('plain', 'fused'), pair, strict=True):
+                found = part(x)
+                found = found if isinstance(found, tuple) else (found,)
+                outs |= {f'{name}_{kind}_{i}': level for i, level in enumerate(found)}
+        return outs
+
+
+@torch.no_grad()
+def exports(graph, example, other_shapes, file):
+    """The graph is the same in ONNX Runtime, at the shape of the example and at others."""
+    export_onnx(graph, torch.randn(example), file, ExportOptions(dynamic=True))
+    model = OnnxModel(file)
+    for shape in (example, *other_shapes):
+        x = torch.randn(shape)
+        found = model(x)
+        for name, expected in graph(x).items():
+            error = largest_error(torch.from_numpy(found[name]), expected)
+            assert error < 1e-5, (name, shape, error)
+
+
+def test_the_table_holds_every_layer_and_neck():
+    named = MODELS.children['mmlska'].module_dict
+    plugins = {name for name, kind in named.items() if hasattr(kind, '_abbr_')}
+    assert plugins == set(LAYERS)
+    assert {name for name in named if 'Pyramid' in name} == set(NECKS)
+
+
+def test_layers_and_necks_export(tmp_path):
+    settings = LAYERS | NECKS
+    modules = {
+        name: MODELS.build(dict(type=f'mmlska.{name}', in_channels=8, **options))
+        for name, options in settings.items()
+    }
+    graph = Together(modules, NECKS).eval()
+    exports(graph, (2, 8, 12, 20), [(1, 8, 7, 9), (3, 8, 16, 10)], tmp_path / 'layers.onnx')
+    assert read_metadata(tmp_path / 'layers.onnx') == dict(least_size=[2, 2])
+
+
+@pytest.mark.parametrize(
+    ('modules', 'least'),
+    [
+        (
+            dict(
+                van=VAN(NANO, attention=dict(type='LSKA', kernel_size=11)),
+                container=ContainerLight(MIXING),
+            ),
+            33,
+        ),
+        (dict(ghost=GhostNetV2(0.4)), 97),
+    ],
+    ids=['van and container', 'ghostnetv2'],
+)
+def test_backbones_export(modules, least, tmp_path):
+    file = tmp_path / 'backbones.onnx'
+    exports(Together(modules), (2, 3, 160, 128), [(1, 3, 101, 131), (3, 3, 128, 192)], file)
+    assert read_metadata(file) == dict(least_size=[least, least])
