@@ -103,11 +103,11 @@ $(READY): | $(BIN)/python
 	$(say) 'Installing $(TORCH_SPEC) (200 MB for the CPU, several GB with CUDA)'
 	@$(PIP) --quiet $(TORCH_ARGS) '$(TORCH_SPEC)' || $(call fail,$(TORCH_HINT))
 ifneq ($(LITE),)
-	$(say) 'Installing mmcv-lite, which has no compiled operators'
-	@# The original mmengine that it asks for would overwrite the maintained one.
-	@$(PIP) --quiet --no-deps mmcv-lite || $(call fail,$(NETWORK_HINT))
 	$(say) 'Installing mmengine, mmseg and mmlska'
 	@PYTHONWARNINGS=ignore $(PIP) --quiet --editable '.[lite,demo]' || $(call fail,$(NETWORK_HINT))
+	$(say) 'Installing mmcv-lite, which has no compiled operators'
+	@# The original mmengine that it asks for would overwrite the maintained one. Last, for pip complains of its absence.
+	@$(PIP) --quiet --no-deps mmcv-lite || $(call fail,$(NETWORK_HINT))
 else
 	$(say) 'Installing mmcv. Compiling it takes about 5 minutes of processor time with GCC, once: pip caches the result.'
 	@headers=$$(mktemp -d); trap 'rm -rf "$$headers"' EXIT; $(PRECOMPILING) \

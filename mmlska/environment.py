@@ -447,7 +447,7 @@ def install_family(facts: Facts) -> str:
     target = f"'mmlska[{extra}]'" if 'mmlska' in facts.distributions else f"-e '.[{extra}]'"
     if lite:
         # It asks for the original mmengine, which would overwrite the maintained one.
-        return f'pip install --no-deps {LITE} && pip install {target}'
+        return f'pip install {target} && pip install --no-deps {LITE}'
     return f'{install_build_tools(extra)} && pip install --no-build-isolation {target}'
 
 

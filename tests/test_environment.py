@@ -124,7 +124,7 @@ def test_what_overwrites_files_of_the_lite_stack_is_named(added):
     # Without operators the remedy compiles nothing, and leaves out what overwrote the files.
     if 'mmengine' in added:
         assert found.remedy.endswith(
-            "&& pip install --no-deps mmcv-lite && pip install 'mmlska[lite]'"
+            "&& pip install 'mmlska[lite]' && pip install --no-deps mmcv-lite"
         )
 
 

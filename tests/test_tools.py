@@ -353,16 +353,31 @@ def test_image_demo_draws_detections_in_a_folder_of_images(trained, user, tmp_pa
     images = tmp_path / 'images'
     shutil.copytree(user / 'data' / 'digit_scenes' / 'images' / 'val', images)
     (images / 'broken.png').write_bytes(b'no image')
+    write_video(images / 'clip.avi', images)
     checkpoint = trained[DETECTOR] / f'iter_{ITERATIONS}.pth'
-    done = run_here(DEMO, images, DETECTOR, checkpoint, '--score-thr', '0', cwd=tmp_path, expect=1)
+    options = ['--score-thr', '0', '--save', 'picture', 'coco', 'yolo']
+    done = run_here(DEMO, images, DETECTOR, checkpoint, *options, cwd=tmp_path, expect=1)
     assert "broken.png' cannot be read as an image" in done.stderr
-    assert '1 of 4 images failed' in done.stderr and 'Traceback' not in done.stderr
-    assert [f'[{number}/4]' in done.stdout for number in range(1, 5)] == [True] * 3 + [False]
-    pictures = sorted((tmp_path / 'outputs').iterdir())
+    assert '1 of 5 inputs failed' in done.stderr and 'Traceback' not in done.stderr
+    assert [f'[{n}/5]' in done.stdout for n in range(1, 6)] == [True] * 3 + [False, True]
+    content = json.loads((tmp_path / 'outputs' / 'coco.json').read_text())
+    assert len(content['images']) == 6 and content['annotations']
+    assert len(list((tmp_path / 'outputs' / 'yolo').rglob('*.txt'))) == 6
+    assert (tmp_path / 'outputs' / 'clip.avi').stat().st_size
+    pictures = sorted((tmp_path / 'outputs').glob('*.png'))
     assert len(pictures) == 3
     for picture in pictures:
         before, after = cv2.imread(str(images / picture.name)), cv2.imread(str(picture))
         assert before.shape == after.shape and (before != after).any()
+
+
+def write_video(path, images):
+    """A video of the pictures in a folder."""
+    from mmlska.engine.media_files import VideoFile
+
+    with VideoFile(path, 5) as video:
+        for image in sorted(images.glob('0*.png')):
+            video.write(cv2.imread(str(image))[..., ::-1])
 
 
 @pytest.mark.slow
@@ -374,6 +389,10 @@ def test_image_demo_draws_segments_into_a_file(trained, user, tmp_path):
     assert before.shape == after.shape and (before != after).mean() > 0.5
     run_here(DEMO, image, SEGMENTOR, checkpoint, '--out-file', 'fused.png', '--fuse', cwd=tmp_path)
     assert (cv2.imread(str(tmp_path / 'fused.png')) != after).mean() < 1e-3
+    run_here(DEMO, image.with_name('*0.png'), SEGMENTOR, checkpoint, '--save=labels', cwd=tmp_path)
+    labels = cv2.imread(str(tmp_path / 'outputs' / 'labels' / '000000.png'), cv2.IMREAD_UNCHANGED)
+    assert labels.shape == before.shape[:2] and labels.max() < 11
+    assert [file.name for file in (tmp_path / 'outputs').iterdir()] == ['labels']
 
 
 @pytest.mark.slow
@@ -386,6 +405,8 @@ def test_image_demo_tells_mistakes_in_one_message(trained, user, run_tool):
         ([image, SEGMENTOR, 'absent.pth'], "no checkpoint file 'absent.pth'"),
         ([image, DETECTOR, checkpoint], 'is not of this RetinaNet'),
         ([image, image, SEGMENTOR, checkpoint, '--out-file', 'x.png'], '--out-file is for a sing'),
+        ([image, SEGMENTOR, checkpoint, '--save', 'coco'], 'coco is of a detector'),
+        ([image, image, SEGMENTOR, checkpoint, '--save', 'labels'], 'several images are called'),
     ):
         done = run_tool(DEMO, *arguments, expect=1)
         assert 'image_demo.py: error: ' in done.stderr and message in done.stderr

@@ -1,13 +1,12 @@
-"""Predictions of a trained detector or segmentor on image files, drawn."""
+"""Predictions of a trained detector or segmentor on images, drawn."""
 
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from colorsys import hsv_to_rgb
 from pathlib import Path
+from typing import Any
 
-import cv2
 import mmcv
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.structures import BaseDataElement
+from mmengine.visualization import BaseVisBackend
 from torch import nn
 
 from mmlska.checkpoint import CheckpointError, unwrap
@@ -26,70 +26,38 @@ from .config import DETECTION, SEGMENTATION, load_config, task_of, type_name
 from .launch import check_checkpoint
 from .weights import load_all_weights
 
-IMAGE_SUFFIXES = (
-    *('.bmp', '.gif', '.jp2', '.jpeg', '.jpg', '.pgm'),
-    *('.png', '.ppm', '.tif', '.tiff', '.webp'),
-)
-
-
 # mmdet numbers the segments of a panoptic map as class + INSTANCE_OFFSET * instance.
 INSTANCE_OFFSET = 1000
+# Seconds for which the frame of a video is shown at least; 0 would wait for a key.
+SHOWN_FRAME = 0.001
 
 
 class UnreadableImageError(ValueError):
     """A file that is no image, or a damaged one."""
 
 
-def list_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Image files among the arguments; a folder stands for the images that lie in it.
+class KeptPicture(BaseVisBackend):
+    """Takes what a visualizer draws, where others write files.
 
-    Raises:
-        FileNotFoundError: If a path does not exist, or a folder holds no image.
+    Attributes:
+        picture: The last one, RGB bytes of shape ``(H, W, 3)``.
     """
-    images = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise FileNotFoundError(
-                    f'the folder {str(path)!r} holds no image ({", ".join(IMAGE_SUFFIXES)})'
-                )
-            images += found
-        elif path.is_file():
-            images.append(path)
-        elif re.match(r'\w{2,}:/', str(path)):
-            raise FileNotFoundError(f'{path.as_posix()!r} is an address: fetch the image first')
-        else:
-            raise FileNotFoundError(f'no image or folder {str(path)!r} (from {Path.cwd()})')
-    return images
 
+    def __init__(self) -> None:
+        super().__init__('')
+        self.picture: np.ndarray | None = None
 
-def output_paths(images: Sequence[Path], folder: str | Path) -> list[Path]:
-    """A picture for each image, in one folder, under the name of the image.
+    @property
+    def experiment(self) -> 'KeptPicture':
+        """What holds the pictures."""
+        return self
 
-    A name whose suffix stands for no format that OpenCV writes gets ``.png`` in addition.
+    def _init_env(self) -> None:
+        """Nothing has to be made."""
 
-    Raises:
-        ValueError: If two images would share a picture.
-    """
-    names = Counter(picture_name(image) for image in images)
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise ValueError(
-            f'several images are called {twice[0]!r}: their pictures would overwrite each other; '
-            'draw them in separate runs'
-        )
-    return [Path(folder) / picture_name(image) for image in images]
-
-
-def picture_name(image: Path) -> str:
-    """File name of the picture that is drawn for an image."""
-    return image.name if is_writable(image) else f'{image.name}.png'
-
-
-def is_writable(path: str | Path) -> bool:
-    """Whether the suffix of a path stands for a format that OpenCV writes."""
-    return bool(Path(path).suffix) and cv2.haveImageWriter(str(path))
+    def add_image(self, name: str, image: np.ndarray, step: int = 0, **_: Any) -> None:
+        """Keep the picture."""
+        self.picture = image
 
 
 class Predictor:
@@ -135,20 +103,41 @@ class Predictor:
         loading, preparing = split_pipeline(dataset_cfg.pipeline)
         self.load, self.prepare = Compose(loading), Compose(preparing)
         self.channel_order = channel_order(loading[-1])
+        self.takes_frames = takes_frames(loading)
         # mmengine hands out visualizers by name and would give two predictors the same one.
         name = f'predictor_{id(self)}'
-        self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name=name))
+        self._kept = KeptPicture()
+        kept = dict(vis_backends=[self._kept], name=name)
+        self.visualizer = VISUALIZERS.build({**cfg.visualizer, **kept})
         self.visualizer.dataset_meta = with_palette(dataset_meta or classes_of(dataset_cfg))
 
-    def read(self, path: str | Path) -> dict:
+    def read(self, image: str | Path | np.ndarray) -> dict:
         """Load an image as the test pipeline of the config does.
+
+        Args:
+            image: An image file, or the frame of a video: BGR bytes of shape ``(H, W, 3)``.
 
         Returns:
             What the loading steps make of it; ``img`` has the pixels.
 
         Raises:
             UnreadableImageError: If they cannot read the file.
+            ValueError: If the config reads no ordinary images, and this is a frame.
         """
+        return self._read_frame(image) if isinstance(image, np.ndarray) else self._read_file(image)
+
+    def _read_frame(self, frame: np.ndarray) -> dict:
+        """What the loading steps would make of a file of these pixels."""
+        if not self.takes_frames:
+            raise ValueError(
+                'a frame of a video cannot take the place of what the test pipeline of the config '
+                'loads: it loads files by more than LoadImageFromFile, or not as colours of a byte'
+            )
+        size = frame.shape[:2]
+        return dict(img=frame, img_path=None, img_id=0, img_shape=size, ori_shape=size)
+
+    def _read_file(self, path: str | Path) -> dict:
+        """Run the loading steps."""
         if not os.path.getsize(path):
             raise UnreadableImageError(f'{str(path)!r} cannot be read as an image: it is empty')
         try:
@@ -159,13 +148,13 @@ class Predictor:
                 f'{str(path)!r} cannot be read as an image ({describe_error(error)})'
             ) from error
 
-    def __call__(self, path: str | Path) -> BaseDataElement:
-        """Predict on one image file.
+    def __call__(self, image: str | Path | np.ndarray) -> BaseDataElement:
+        """Predict on one image file or frame, see :meth:`read`.
 
         Raises:
             UnreadableImageError: If the pipeline of the config cannot read the file.
         """
-        data = self.prepare(self.read(path))
+        data = self.prepare(self.read(image))
         with torch.no_grad():
             return self.model.test_step(pseudo_collate([data]))[0]
 
@@ -180,33 +169,39 @@ class Predictor:
 
     def draw(
         self,
-        path: str | Path,
+        image: str | Path | np.ndarray,
         prediction: BaseDataElement,
         out_file: str | Path | None = None,
         score_thr: float = 0.3,
         show: bool = False,
-    ) -> None:
+    ) -> np.ndarray:
         """Draw a prediction over its image.
 
         Args:
-            path: The image.
+            image: The image file or frame.
             prediction: What calling the predictor returned.
             out_file: Where the picture goes. Defaults to None, nowhere.
             score_thr: Least score of a detection that is drawn.
-            show: Whether to show the picture in a window.
+            show: Whether to show the picture in a window; one of a file until it is closed.
+
+        Returns:
+            The picture: RGB bytes of shape ``(H, W, 3)``.
         """
-        if out_file is not None:
-            Path(out_file).parent.mkdir(parents=True, exist_ok=True)
+        is_frame = isinstance(image, np.ndarray)
         self.visualizer.add_datasample(
-            Path(path).name,
-            displayable(self.read(path)['img'], self.channel_order),
+            'video' if is_frame else Path(image).name,
+            displayable(self.read(image)['img'], self.channel_order),
             # A tensor of one pixel is an index to NumPy, by which mmseg draws.
             prediction if self.is_detector else prediction.numpy(),
             draw_gt=False,
             show=show,
-            out_file=None if out_file is None else str(out_file),
+            wait_time=SHOWN_FRAME if is_frame else 0,
             **(dict(pred_score_thr=score_thr) if self.is_detector else {}),
         )
+        picture = self._kept.picture
+        if out_file is not None:
+            mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_file))
+        return picture
 
     def describe(self, prediction: BaseDataElement, score_thr: float = 0.3) -> str:
         """What a prediction holds, in words: detections, or segments, or area, by class."""
@@ -258,6 +253,18 @@ def channel_order(loading_step: dict) -> str:
     """``'bgr'`` for what mmcv decodes, ``'rgb'`` for bands that come as the file has them."""
     decoded = type_name(loading_step) == 'LoadImageFromFile'
     return 'bgr' if decoded and loading_step.get('imdecode_backend') != 'tifffile' else 'rgb'
+
+
+def takes_frames(loading: Sequence[dict]) -> bool:
+    """Whether loading an image is no more than decoding it to BGR bytes."""
+    step = loading[-1]
+    return (
+        len(loading) == 1
+        and type_name(step) == 'LoadImageFromFile'
+        and channel_order(step) == 'bgr'
+        and step.get('color_type', 'color') == 'color'
+        and not step.get('to_float32')
+    )
 
 
 def displayable(pixels: np.ndarray, order: str = 'bgr') -> np.ndarray:

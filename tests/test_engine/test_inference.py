@@ -13,10 +13,9 @@ from mmlska.engine.inference import (
     channel_order,
     displayable,
     find_device,
-    list_images,
-    output_paths,
     read_image,
     split_pipeline,
+    takes_frames,
     with_palette,
 )
 
@@ -61,37 +60,6 @@ def fused_detector(detector, folder):
 def segmentor(folder):
     pytest.importorskip('mmseg')
     return Predictor(SEGMENTOR, save_untrained(SEGMENTOR, folder / 'segmentor.pth'), 'cpu')
-
-
-def test_a_folder_stands_for_its_images_in_order(folder):
-    names = [path.name for path in list_images([folder])]
-    assert names == ['broken.jpg', 'empty.png', 'noise.png']
-    assert list_images([folder / 'noise.png', folder])[0] == folder / 'noise.png'
-
-
-def test_missing_images_are_named(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'no image or folder .*absent\.jpg'):
-        list_images([folder / 'noise.png', folder / 'absent.jpg'])
-    with pytest.raises(FileNotFoundError, match='holds no image'):
-        list_images([tmp_path])
-
-
-def test_an_address_is_no_image_file():
-    with pytest.raises(FileNotFoundError, match=r'example\.org/a\.jpg. is an address: fetch'):
-        list_images(['https://example.org/a.jpg'])
-
-
-@pytest.mark.parametrize('suffix', ['.gif', '.jp2', '.pgm', '.ppm', '.PNG'])
-def test_a_folder_stands_for_images_of_every_usual_format(tmp_path, suffix):
-    (tmp_path / f'a{suffix}').touch()
-    assert list_images([tmp_path]) == [tmp_path / f'a{suffix}']
-
-
-def test_pictures_do_not_overwrite_each_other(tmp_path):
-    images = [tmp_path / 'a' / 'one.jpg', tmp_path / 'b' / 'two.jpg']
-    assert [p.name for p in output_paths(images, tmp_path)] == ['one.jpg', 'two.jpg']
-    with pytest.raises(ValueError, match=r"called 'one\.jpg'"):
-        output_paths([*images, tmp_path / 'c' / 'one.jpg'], tmp_path)
 
 
 def test_an_image_is_read_as_rgb(tmp_path):
@@ -161,6 +129,38 @@ def test_a_prediction_has_the_size_of_the_image(folder, segmentor):
 def test_the_same_image_gives_the_same_detections(folder, detector):
     first, second = (detector(folder / 'noise.png').pred_instances for _ in range(2))
     assert torch.equal(first.bboxes, second.bboxes) and torch.equal(first.scores, second.scores)
+
+
+@pytest.mark.parametrize('kind', ['detector', 'segmentor'])
+def test_a_frame_is_predicted_and_drawn_as_the_file_that_holds_it(kind, folder, request):
+    predictor = request.getfixturevalue(kind)
+    frame = cv2.imread(str(folder / 'noise.png'))
+    of_file, of_frame = predictor(folder / 'noise.png'), predictor(frame)
+    if kind == 'detector':
+        assert torch.equal(of_file.pred_instances.bboxes, of_frame.pred_instances.bboxes)
+    else:
+        assert torch.equal(of_file.pred_sem_seg.data, of_frame.pred_sem_seg.data)
+    pictures = [
+        predictor.draw(image, prediction, score_thr=0)
+        for image, prediction in ((folder / 'noise.png', of_file), (frame, of_frame))
+    ]
+    assert (pictures[0] == pictures[1]).all() and pictures[0].shape == frame.shape
+
+
+def test_frames_are_for_configs_that_only_decode_an_image(detector, monkeypatch):
+    load = dict(type='LoadImageFromFile')
+    assert takes_frames([load])
+    for steps in (
+        [load, dict(type='LoadDepth')],
+        [dict(type='LoadBands')],
+        [dict(load, to_float32=True)],
+        [dict(load, color_type='grayscale')],
+        [dict(load, imdecode_backend='tifffile')],
+    ):
+        assert not takes_frames(steps)
+    monkeypatch.setattr(detector, 'takes_frames', False)
+    with pytest.raises(ValueError, match='a frame of a video cannot take the place'):
+        detector(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_a_fused_detector_gives_the_same_detections(folder, detector, fused_detector):
@@ -238,13 +238,6 @@ def test_a_prediction_is_told_in_words(detector, segmentor, folder):
     prediction.pred_sem_seg.data[:] = 0
     prediction.pred_sem_seg.data[:, :24] = 3
     assert segmentor.describe(prediction) == 'background 75 %, 2 25 %'
-
-
-def test_a_picture_has_a_suffix_that_can_be_written(tmp_path):
-    names = [path.name for path in output_paths([Path('a'), Path('b.dat'), Path('c.JPG')], 'out')]
-    assert names == ['a.png', 'b.dat.png', 'c.JPG']
-    with pytest.raises(ValueError, match=r"called 'a\.png'"):
-        output_paths([Path('a'), Path('a.png')], 'out')
 
 
 @pytest.mark.parametrize('bands', [1, 2, 3, 4, 6])

@@ -61,7 +61,8 @@ def main() -> None:
     from mmengine.utils import track_iter_progress
 
     from mmlska.analysis import attention_maps as maps
-    from mmlska.engine.inference import Predictor, UnreadableImageError, is_writable, list_images
+    from mmlska.engine.inference import Predictor, UnreadableImageError
+    from mmlska.engine.media_files import is_writable, list_images
 
     def tiles_of(scene: maps.Scene) -> list:
         if args.what == 'cam':
