@@ -19,7 +19,6 @@ from mmengine.utils import ProgressBar
 from mmlska.datasets.corruptions import corrupt
 from mmlska.engine.config import CLASSIFICATION, load_config, task_of
 from mmlska.engine.inference import (
-    IMAGE_SUFFIXES,
     channel_order,
     find_device,
     load_model,
@@ -28,6 +27,7 @@ from mmlska.engine.inference import (
     test_dataset,
 )
 from mmlska.engine.launch import check_checkpoint
+from mmlska.engine.media_files import IMAGE_SUFFIXES
 from mmlska.shipped import nearest
 
 BATCH_SIZE = 32

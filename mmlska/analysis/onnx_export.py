@@ -13,7 +13,8 @@ from mmlska.deploy import fuse
 from mmlska.deploy.onnx_files import FIXED, ExportOptions, check_packages, export_onnx
 from mmlska.deploy.plain_graphs import NetworkGraph, end_to_end_graph
 from mmlska.engine.config import load_config
-from mmlska.engine.inference import Predictor, list_images
+from mmlska.engine.inference import Predictor
+from mmlska.engine.media_files import list_images
 from mmlska.engine.onnx_metadata import describe_model, fixed_size
 
 from .onnx_check import HALF, SINGLE, Check, check_file, example_images, inputs_for

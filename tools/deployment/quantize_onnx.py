@@ -41,7 +41,7 @@ def main() -> None:
     args = parse_args()
     from mmlska.deploy.quantizing import quantise
     from mmlska.engine.config import load_config
-    from mmlska.engine.inference import list_images
+    from mmlska.engine.media_files import list_images
     from mmlska.engine.onnx_evaluation import evaluate_file, prepared_images
 
     with report_errors():
