@@ -118,9 +118,9 @@ def build(config: ConfigDict) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    # What YOLOX predicts is an exponent of the sides.
+    # With weights this large, scores of YOLOX are exactly 1, in no order, and boxes endless.
     for name, parameter in detector.named_parameters():
-        if 'multi_level_conv_reg' in name:
+        if 'multi_level_conv_' in name:
             nn.init.normal_(parameter, std=0.02)
     return detector
 
