@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from cascades import make, relative_error
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
+from torch_versions import compiles
 
 from mmlska.ops import (
     depthwise_cascade,
@@ -317,6 +318,7 @@ def only_plain(monkeypatch, fast_always):
     monkeypatch.setattr(onednn, 'run', fail)
 
 
+@compiles
 def test_who_looks_at_the_operations_sees_those_of_pytorch(only_plain):
     x, *rest = make_call('LSKA', 7, channels=2, size=(160, 161), batch=1, dtype=torch.float32)
 
@@ -343,6 +345,7 @@ def test_who_looks_at_the_operations_sees_those_of_pytorch(only_plain):
     assert run(x[0]).shape == x.shape[1:]
 
 
+@compiles
 def test_an_exported_program_holds_the_operators_of_pytorch_alone(only_plain):
     x, *rest = make_call('LSKA', 7, channels=2, size=(160, 161), batch=1, dtype=torch.float32)
 

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from torch_versions import compiles
 
 from mmlska.ops import (
     BACKENDS,
@@ -273,6 +274,7 @@ def test_a_backend_of_another_device_says_so(caplog, monkeypatch, chosen):
     assert chosen[0].reason in caplog.text and 'MMLSKA_OPS' in caplog.text
 
 
+@compiles
 def test_a_compiler_hears_why_too(caplog):
     torch._dynamo.reset()
     x, square = torch.randn(1, 2, 5, 6), torch.randn(2, 1, 3, 3)
@@ -284,6 +286,15 @@ def test_a_compiler_hears_why_too(caplog):
     assert torch.equal(out, torch.nn.functional.conv2d(x, square, padding=1, groups=2))
     (warning,) = [record for record in caplog.records if record.levelname == 'WARNING']
     assert "depthwise_cascade: the backend 'triton' was chosen" in warning.message
+
+
+def test_a_compiler_leaves_the_functions_that_it_asks():
+    asked = dispatch.chosen_backend
+    torch._dynamo.reset()
+    x, square = torch.randn(1, 2, 5, 6), torch.randn(2, 1, 3, 3)
+    compiled = torch.compile(lambda x: depthwise_cascade(x, [square], [None], [1]), backend='eager')
+    assert torch.equal(compiled(x), torch.nn.functional.conv2d(x, square, padding=1, groups=2))
+    assert dispatch.chosen_backend is asked
 
 
 @needs_onednn
@@ -373,6 +384,7 @@ def expected_of(model, x):
         return model(x)
 
 
+@compiles
 def test_compiled_exported_and_traced_graphs_are_plain(only_plain):
     model, x = Cascade(), torch.randn(1, 2, 9, 10)
     torch._dynamo.reset()
@@ -385,6 +397,7 @@ def test_compiled_exported_and_traced_graphs_are_plain(only_plain):
         assert torch.allclose(graph(x), expected_of(model, x), atol=1e-6), name
 
 
+@compiles
 def test_a_compiled_step_has_no_graph_break(only_plain):
     model, x = Cascade(), torch.randn(1, 2, 9, 10)
     torch._dynamo.reset()

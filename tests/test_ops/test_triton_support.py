@@ -3,8 +3,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch_versions import since
 
 from mmlska.ops import measured, triton_support
+
+takes_kernels = since('2.7', 'it takes no kernels in Triton, whatever else holds')
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,7 @@ def with_capability(monkeypatch, capability):
     monkeypatch.setattr(torch.version, 'hip', None)
 
 
+@takes_kernels
 def test_a_cpu_has_kernels_only_where_they_are_interpreted(monkeypatch):
     pytest.importorskip('triton')
     cpu = torch.device('cpu')
@@ -31,6 +35,7 @@ def test_a_cpu_has_kernels_only_where_they_are_interpreted(monkeypatch):
     assert triton_support.why_no_triton(cpu) == 'it is a CPU'
 
 
+@takes_kernels
 @pytest.mark.parametrize(
     ('capability', 'usable'), [((7, 5), False), ((8, 0), True), ((9, 0), True)]
 )
@@ -42,6 +47,7 @@ def test_gpus_from_ampere_on_have_kernels(monkeypatch, capability, usable):
         assert '7.5, 8.0 or newer' in triton_support.why_no_triton(torch.device('cuda', 0))
 
 
+@takes_kernels
 @pytest.mark.parametrize('error', [ImportError('absent'), RuntimeError('broken')])
 def test_without_a_working_triton_there_are_none(monkeypatch, error):
     def fail(name):

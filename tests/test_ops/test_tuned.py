@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch_versions import compiles
 
 from mmlska.ops import depthwise_cascade, dispatch, measured, record_choices, tuned
 from mmlska.ops.measured import Key
@@ -183,6 +184,7 @@ def test_the_environment_names_the_file_or_turns_it_off(monkeypatch, tmp_path, v
     )
 
 
+@compiles
 def test_compilers_keep_it_as_a_constant(file):
     tuned.write(file, [table()])
     torch._dynamo.reset()
