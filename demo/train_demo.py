@@ -22,6 +22,7 @@ from training_watch import Watch, clock, output_to
 
 from mmlska.cli import report_errors
 from mmlska.datasets import make_digit_scenes
+from mmlska.engine import StartEvaluationHook
 from mmlska.engine.config import load_config
 from mmlska.engine.launch import build_runner, prepare_training
 
@@ -222,6 +223,7 @@ def train(config: Path, work_dir: Path, watch: Watch) -> None:
         # mmengine hands out visualizers by name, and with it the folder of the first one.
         cfg.visualizer.name = str(work_dir)
         runner = build_runner(cfg)
+        runner.register_hook(StartEvaluationHook())
         runner.register_hook(watch)
         runner.train()
 

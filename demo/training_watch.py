@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -20,7 +19,7 @@ class Watch(Hook):
     """Shows progress: one line that is drawn again on a terminal, ten lines elsewhere.
 
     Attributes:
-        figures: What each evaluation gave, the first one that of the untrained model.
+        figures: What each evaluation gave.
     """
 
     priority = 'VERY_LOW'
@@ -29,11 +28,6 @@ class Watch(Hook):
         self.figures: list[dict[str, float]] = []
         # While libraries print into a log.
         self._stream = sys.stdout
-
-    def before_train(self, runner: Runner) -> None:
-        """Evaluate the untrained model, which changes no random number of the training."""
-        with torch.random.fork_rng():
-            runner.val_loop.run()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the figures."""

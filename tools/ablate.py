@@ -43,6 +43,13 @@ def parse_args() -> argparse.Namespace:
     )
     add('--seeds', type=int, help='how many seeds, from 0 on (default: 3)')
     add('--weights', metavar='FILE', help='checkpoint of the base that all cells start from')
+    add(
+        '--start',
+        nargs='+',
+        choices=['identity', 'plain'],
+        help='how layers enter with --weights, a cell for each: as the identity (the default), or '
+        'with their own random start',
+    )
     add('--metric', nargs='+', help='figures to compare, as the evaluation logs them')
     add('--work-dir', help='where everything goes (default: work_dirs/ablation_<base>)')
     add('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=OPTIONS_HELP)
@@ -69,7 +76,7 @@ def settings_of(args: argparse.Namespace) -> dict:
     from mmlska.analysis.ablation import read_settings
 
     settings = read_settings(args.config) or dict(base=args.config)
-    names = ('add', 'where', 'seeds', 'weights', 'metric', 'work_dir', 'cfg_options')
+    names = ('add', 'where', 'seeds', 'weights', 'start', 'metric', 'work_dir', 'cfg_options')
     return settings | {name: value for name in names if (value := getattr(args, name)) is not None}
 
 

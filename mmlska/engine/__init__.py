@@ -15,6 +15,7 @@ from .hooks.num_class_check_hook import NumClassCheckHook, check_num_classes
 from .hooks.plugin_check_hook import PluginCheckHook, check_plugins
 from .hooks.random_weights_hook import RandomWeightsHook
 from .hooks.safe_checkpoint_hook import SafeCheckpointHook
+from .hooks.start_evaluation_hook import StartEvaluationHook
 from .hooks.whole_weights_hook import WholeWeightsHook
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     'PluginCheckHook',
     'RandomWeightsHook',
     'SafeCheckpointHook',
+    'StartEvaluationHook',
     'WholeWeightsHook',
     'check_channels',
     'check_layout',

@@ -3,7 +3,8 @@
 :func:`make_spec` reads the settings, :func:`run_ablation` trains a config for each cell and writes
 the reports. The way through the modules: ``spec`` and ``notation`` (what is asked for), ``placing``
 and ``cells`` (one config a cell), ``runs`` and ``records`` (trainings and their figures),
-``costs``, ``start``, ``statistics``, ``table``, ``examples`` and ``page`` (what is made of them).
+``costs``, ``start``, ``course``, ``statistics``, ``table``, ``examples`` and ``page`` (what is made
+of them).
 """
 
 from .driver import describe, run_ablation, summary

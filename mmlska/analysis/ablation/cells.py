@@ -1,5 +1,6 @@
 """The cells of an ablation: one config each, by inheritance, that any script trains."""
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from mmlska.engine.config import load_config, type_name
 
 from .config_text import config_text
 from .notation import Addition, Place
-from .placing import place_layer
+from .placing import PLAIN, place_layer
 from .spec import Spec
 
 BASE = 'base'
@@ -46,8 +47,8 @@ def make_cells(spec: Spec) -> list[Cell]:
     """
     cfg = load_config(spec.base, dict(spec.options))
     cells = [Cell(BASE, BASE, base_text(spec, cfg))]
-    for place in spec.places:
-        cells += [make_cell(cfg, addition, place, spec) for addition in spec.additions]
+    for place, addition, start in itertools.product(spec.places, spec.additions, spec.starts):
+        cells.append(make_cell(cfg, addition, place, spec, start))
     names = [cell.name for cell in cells]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -55,13 +56,17 @@ def make_cells(spec: Spec) -> list[Cell]:
     return cells
 
 
-def make_cell(cfg: Config, addition: Addition, place: Place, spec: Spec) -> Cell:
+def make_cell(
+    cfg: Config, addition: Addition, place: Place, spec: Spec, start: str | None
+) -> Cell:
     """The cell with a layer at a place."""
     name = f'{slug(addition.label)}_{slug(str(place))}'
     label = f'{addition.label} at {place}' if len(spec.places) > 1 else addition.label
     comment = f'{addition.label} at {place}, in an ablation.'
+    if start == PLAIN:
+        name, label = f'{name}_{PLAIN}', f'{label}, {PLAIN}'
     try:
-        settings = place_layer(cfg, addition.layer, place, warm=spec.weights is not None)
+        settings = place_layer(cfg, addition.layer, place, start)
     except ValueError as error:
         return Cell(name, label, '', str(error))
     return Cell(name, label, config_text(comment, f'./{BASE}.py', settings))
@@ -84,6 +89,8 @@ def base_text(spec: Spec, cfg: Config) -> str:
     if saving:
         settings['default_hooks'] = settings.get('default_hooks', {}) | saving
     if spec.weights is not None:
+        evaluation = dict(start_evaluation=dict(type='mmlska.StartEvaluationHook'))
+        settings['default_hooks'] = settings.get('default_hooks', {}) | evaluation
         settings['load_from'] = os.path.abspath(spec.weights)
         backbone = cfg.model.get('backbone') or {}
         if backbone.get('init_cfg'):

@@ -9,6 +9,7 @@ from mmlska.analysis.complexity import WHAT_IS_COUNTED, first_line, format_table
 
 from .cells import Cell, config_path, make_cells, write_configs
 from .costs import Cost, count, measure_costs
+from .course import course_rows
 from .examples import Example, best_and_worst
 from .page import draw_curves, page
 from .records import choose_metrics
@@ -138,10 +139,11 @@ def metrics_of(spec: Spec, rows: Sequence[Row]) -> list[str]:
 def write_reports(spec: Spec, cells: Sequence[Cell], rows: list[Row], pictures: bool) -> None:
     """Write ``report.md``, ``.csv``, ``.tex``, ``.json`` and ``.html`` into the work dir."""
     metrics = metrics_of(spec, rows)
+    courses = make_courses(spec, cells, metrics)
     notes = [INTERVAL, TIME, WHAT_IS_COUNTED.replace('\n', ' ')]
     folders = finished_folders(spec, cells)
     texts = {
-        'md': markdown(rows, metrics, notes),
+        'md': markdown(rows, metrics, notes, courses),
         'csv': comma_separated(rows, metrics),
         'tex': latex(rows, metrics),
         'json': json.dumps([asdict(row) for row in rows], indent=1) + '\n',
@@ -150,9 +152,20 @@ def write_reports(spec: Spec, cells: Sequence[Cell], rows: list[Row], pictures: 
     curves = draw_curves({labels[name]: runs for name, runs in folders.items()}, metrics)
     examples = draw_examples(spec, folders) if pictures else {}
     title = f'Ablation of {spec.base.stem}'
-    texts['html'] = page(title, rows, metrics, notes, cells, curves, examples)
+    texts['html'] = page(title, rows, metrics, notes, cells, curves, examples, courses)
     for suffix, text in texts.items():
         (spec.work_dir / f'report.{suffix}').write_text(text, encoding='utf-8')
+
+
+def make_courses(
+    spec: Spec, cells: Sequence[Cell], metrics: Sequence[str]
+) -> list[list[list[str]]]:
+    """Where cells with weights begin and how far they fall, a table for each figure."""
+    if spec.weights is None:
+        return []
+    labels = {cell.name: cell.label for cell in cells}
+    folders = {labels[name]: runs for name, runs in finished_folders(spec, cells).items()}
+    return [course_rows(folders, metric) for metric in metrics] if folders else []
 
 
 def finished_folders(spec: Spec, cells: Sequence[Cell]) -> dict[str, list[Path]]:
@@ -179,4 +192,5 @@ def draw_examples(spec: Spec, folders: Mapping[str, Sequence[Path]]) -> dict[str
 
 def summary(spec: Spec, rows: Sequence[Row]) -> str:
     """The table in words, for a terminal."""
-    return markdown(rows, metrics_of(spec, rows), [INTERVAL])
+    metrics = metrics_of(spec, rows)
+    return markdown(rows, metrics, [INTERVAL], make_courses(spec, make_cells(spec), metrics))

@@ -31,6 +31,7 @@ def page(
     cells: Sequence[Cell],
     curves: bytes | None,
     examples: Mapping[str, Sequence[Example]],
+    courses: Sequence[Sequence[Sequence[str]]] = (),
 ) -> str:
     """The page as text.
 
@@ -42,12 +43,14 @@ def page(
         cells: The cells with their configs.
         curves: A PNG file of the curves, None if there are none.
         examples: Pictures by the name of the cell.
+        courses: Tables of figures on the way.
     """
     labels = {cell.name: cell.label for cell in cells}
     parts = [
         f'<h1>{escape(title)}</h1>',
         html_table(table_rows(rows, metrics)),
         *(f'<p>{escape(note)}</p>' for note in notes),
+        *map(html_table, courses),
         *listed('Failed', failure_lines(rows)),
         *listed('Outputs at iteration 0', start_lines(rows)),
     ]

@@ -13,6 +13,8 @@ from mmlska.models import VAN
 from .config_text import Expression
 from .notation import ATTENTION, NECK, Place
 
+# How a layer enters a base that starts from weights: as the identity, or with its own start.
+STARTS = IDENTITY, PLAIN = ('identity', 'plain')
 # Pyramids are looked at on an image of this side, in pixels; every stride divides it.
 SIDE = 256
 
@@ -22,31 +24,33 @@ def started_as_identity(layer: Mapping) -> dict:
     return dict(type='mmlska.IdentityStart', attention=dict(layer))
 
 
-def place_layer(cfg: Config, layer: Mapping, place: Place, warm: bool = False) -> dict[str, Any]:
+def place_layer(
+    cfg: Config, layer: Mapping, place: Place, start: str | None = None
+) -> dict[str, Any]:
     """Variables of a config that inherits from the base and has a layer at a place.
 
     Args:
         cfg: The base.
         layer: Config of the layer.
         place: Where it goes.
-        warm: Whether the cell starts from the weights of the base: then the layer enters as the
-            identity, and its factors are not decayed.
+        start: How the layer enters, if the cell starts from the weights of the base: one of
+            :data:`STARTS`. The factors of an identity are not decayed. None without weights.
 
     Raises:
         ValueError: If the base has no such place.
     """
     if place.position == ATTENTION:
-        if warm:
+        if start is not None:
             raise ValueError(
                 "the place 'attention' replaces what the weights are of, so that no cell could "
                 'start from them; add layers at another place, or leave the weights out'
             )
         return dict(model=dict(backbone=dict(attention=replaced_attention(cfg, layer))))
-    layer = started_as_identity(layer) if warm else dict(layer)
+    layer = started_as_identity(layer) if start == IDENTITY else dict(layer)
     if place.position == NECK:
-        return neck_settings(cfg, layer, warm)
+        return neck_settings(cfg, layer, start)
     settings = dict(model=dict(backbone=dict(plugins=plugin_entries(cfg, layer, place))))
-    return settings | (undecayed('identity_start.g') if warm else {})
+    return settings | (undecayed('identity_start.g') if start == IDENTITY else {})
 
 
 def replaced_attention(cfg: Config, layer: Mapping) -> dict:
@@ -110,7 +114,7 @@ def merged_plugins(own: list[Mapping], entry: dict, number: int) -> list[dict]:
     return [*merged, *sequences, *([entry | dict(stages=tuple(rest))] if any(rest) else [])]
 
 
-def neck_settings(cfg: Config, layer: Mapping, warm: bool) -> dict[str, Any]:
+def neck_settings(cfg: Config, layer: Mapping, start: str | None) -> dict[str, Any]:
     """A layer on each level of the pyramid, as one more neck."""
     channels = pyramid_channels(cfg)
     same = len(set(channels)) == 1
@@ -129,10 +133,11 @@ def neck_settings(cfg: Config, layer: Mapping, warm: bool) -> dict[str, Any]:
     else:
         model = dict(neck=[Expression('*_base_.model.neck'), levels])
     settings: dict[str, Any] = dict(model=model)
-    if warm:
+    if start == IDENTITY:
         prefix = f'neck.{len(model["neck"]) - 1}' if own else 'neck'
         prefix = f'neck.{len(own)}' if isinstance(own, (list, tuple)) else prefix
         settings |= undecayed(*(f'{prefix}.levels.{i}.g' for i in range(len(channels))))
+    if start is not None:
         settings |= dict(default_hooks=dict(added_neck=dict(type='mmlska.AddedNeckHook')))
     return settings
 

@@ -19,7 +19,13 @@ class NoFiguresError(RuntimeError):
 
 
 def scalars(work_dir: Path) -> list[dict]:
-    """Records of all runs in a work dir, in the order of their steps; a repeated step counts once.
+    """Records of all runs in a work dir, in the order of their steps; evaluations come last."""
+    training, evaluation = records(work_dir)
+    return [*training, *(record for record in evaluation if figures_of(record))]
+
+
+def records(work_dir: Path) -> tuple[list[dict], list[dict]]:
+    """Records of training and of evaluation, in the order of their steps; one of each step.
 
     A run that was interrupted and resumed logs some steps twice; the last record is the one that
     went on.
@@ -29,14 +35,12 @@ def scalars(work_dir: Path) -> list[dict]:
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in file.read_text(encoding='utf-8').splitlines():
             record = json.loads(line)
-            kind = training if 'loss' in record else evaluation
-            kind[record.get('step', 0)] = record
-    return [*(training[step] for step in sorted(training)), *evaluations(evaluation)]
-
-
-def evaluations(records: dict[int, dict]) -> list[dict]:
-    """Records by step that have figures, in order."""
-    return [records[step] for step in sorted(records) if figures_of(records[step])]
+            if 'loss' in record:
+                training[record.get('step', 0)] = record
+            # An evaluation without figures has its time: the detector has found nothing at all.
+            elif 'time' in record or figures_of(record):
+                evaluation[record.get('step', 0)] = record
+    return [training[i] for i in sorted(training)], [evaluation[i] for i in sorted(evaluation)]
 
 
 def figures_of(record: dict) -> dict[str, float]:
@@ -54,10 +58,10 @@ def last_figures(work_dir: Path) -> dict[str, float]:
     Raises:
         NoFiguresError: If there are none, or one is no finite number.
     """
-    found = [figures_of(record) for record in scalars(work_dir) if 'loss' not in record]
-    if not found:
+    found = [figures_of(record) for record in records(work_dir)[1]]
+    if not found or not found[-1]:
         raise NoFiguresError(
-            'the training logged no figures of an evaluation: it needs val_evaluator, a '
+            'the training logged no figures of its last evaluation: it needs val_evaluator, a '
             'val_interval that it reaches, and LocalVisBackend; a detector that finds nothing at '
             'all logs none'
         )
@@ -71,6 +75,14 @@ def last_figures(work_dir: Path) -> dict[str, float]:
 def curve(work_dir: Path, name: str) -> list[tuple[int, float]]:
     """Steps and values of a logged quantity, such as ``'loss'``."""
     return [(record.get('step', 0), record[name]) for record in scalars(work_dir) if name in record]
+
+
+def evaluated(work_dir: Path, name: str) -> list[float]:
+    """Values of a figure in the evaluations of a training, in their order.
+
+    mmdet logs no figures for a detector that finds nothing at all: 0.
+    """
+    return [record.get(name, 0.0) for record in records(work_dir)[1]]
 
 
 def choose_metrics(found: Sequence[dict[str, float]], wanted: Sequence[str]) -> list[str]:

@@ -13,8 +13,9 @@ from mmlska.engine.launch import check_checkpoint
 from mmlska.shipped import nearest
 
 from .notation import Addition, Place, parse_additions, parse_place
+from .placing import IDENTITY, STARTS
 
-KEYS = ('base', 'add', 'where', 'seeds', 'weights', 'metric', 'cfg_options', 'work_dir')
+KEYS = ('base', 'add', 'where', 'seeds', 'weights', 'start', 'metric', 'cfg_options', 'work_dir')
 # Installed libraries that ship their configs beside their code.
 LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
 
@@ -30,6 +31,8 @@ class Spec:
         seeds: Seeds that every cell is trained with.
         work_dir: Where configs, runs and reports go.
         weights: Checkpoint of the base that every cell starts from, None for none.
+        starts: How layers enter the base with these weights, a cell for each: of
+            :data:`.placing.STARTS`. None stands for training without weights.
         metrics: Names of the figures to compare, as the evaluation logs them; none to choose the
             usual ones of the task.
         options: Overrides of the base by dotted key, for all cells.
@@ -41,6 +44,7 @@ class Spec:
     seeds: tuple[int, ...]
     work_dir: Path
     weights: str | None = None
+    starts: tuple[str | None, ...] = (None,)
     metrics: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -49,8 +53,8 @@ def make_spec(settings: Mapping[str, Any]) -> Spec:
     """Check what a command line or a file asks for.
 
     Args:
-        settings: ``base``, ``add`` and ``where``, and of ``seeds``, ``weights``, ``metric``,
-            ``cfg_options`` and ``work_dir`` what is not to be chosen.
+        settings: ``base``, ``add`` and ``where``, and of ``seeds``, ``weights``, ``start``,
+            ``metric``, ``cfg_options`` and ``work_dir`` what is not to be chosen.
 
     Raises:
         FileNotFoundError: If the base or the weights are missing.
@@ -72,6 +76,7 @@ def make_spec(settings: Mapping[str, Any]) -> Spec:
         seeds=parse_seeds(settings.get('seeds', 3)),
         work_dir=Path(settings.get('work_dir') or f'work_dirs/ablation_{base.stem}'),
         weights=weights,
+        starts=parse_starts(settings.get('start'), weights),
         metrics=tuple(words(settings.get('metric') or ())),
         options=dict(settings.get('cfg_options') or {}),
     )
@@ -112,6 +117,22 @@ def find_base(name: str | Path) -> Path:
 def words(value: Any) -> list[Any]:
     """The members of a list; a lone word as a list of one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def parse_starts(starts: str | Sequence[str] | None, weights: str | None) -> tuple[str | None, ...]:
+    """How layers enter the base; the identity where nothing is said.
+
+    Raises:
+        ValueError: If there are no weights to enter, or a way is unknown or occurs twice.
+    """
+    if weights is None:
+        if starts:
+            raise ValueError("'start' says how layers enter a base with weights: give 'weights'")
+        return (None,)
+    chosen = tuple(words(starts or IDENTITY))
+    if not set(chosen) <= set(STARTS) or len(set(chosen)) < len(chosen):
+        raise ValueError(f"'start' is of {', '.join(STARTS)}, each once, got {starts!r}")
+    return chosen
 
 
 def parse_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

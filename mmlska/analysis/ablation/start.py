@@ -1,6 +1,5 @@
 """Whether cells that start from one checkpoint begin where the base is: outputs at iteration 0."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from mmlska.engine.weights import load_all_weights, offer_to_backbone
 from .costs import build, counted_shape, forward_pass
 
 CPU = torch.device('cpu')
-# Weights of layers that a cell has beyond the base.
-ADDED = re.compile(r'\b(identity_start\w*|attention_sequence\w*|levels\.\d+)\.')
 
 
 def compare_starts(configs: Mapping[str, Path], weights: str) -> dict[str, str]:
@@ -56,17 +53,17 @@ def outputs(config: Path, weights: str, is_base: bool = False) -> list[torch.Ten
 
 
 def load_start(model: nn.Module, weights: str, is_base: bool) -> None:
-    """Load the checkpoint as a training does; a cell may lack the weights of what was added.
+    """Load the checkpoint as a training does; in a cell, what was added keeps its start.
 
     Raises:
-        ValueError: If other weights are missing.
+        ValueError: If weights of the base are missing.
     """
     state = dict(unwrap(CheckpointLoader.load_checkpoint(weights, map_location='cpu')))
     offer_to_backbone(model, state)
     if not is_base:
         give_to_first_neck(model, state)
         own = model.state_dict()
-        state |= {key: own[key] for key in own if key not in state and ADDED.search(key)}
+        state |= {key: own[key] for key in own if key not in state}
     load_all_weights(model, state, weights)
 
 

@@ -123,9 +123,15 @@ def start_lines(rows: Sequence[Row]) -> list[str]:
     return [f'{row.label}: {row.start}' for row in rows if row.start]
 
 
-def markdown(rows: Sequence[Row], metrics: Sequence[str], notes: Sequence[str]) -> str:
-    """The table in Markdown, with notes and failures below."""
+def markdown(
+    rows: Sequence[Row],
+    metrics: Sequence[str],
+    notes: Sequence[str],
+    courses: Sequence[list[list[str]]] = (),
+) -> str:
+    """The table in Markdown, with notes, further tables and failures below."""
     parts = [format_table(table_rows(rows, metrics), markdown=True), *notes]
+    parts += [format_table(course, markdown=True) for course in courses]
     for title, lines in (
         ('Failed', failure_lines(rows)),
         ('Outputs at iteration 0', start_lines(rows)),

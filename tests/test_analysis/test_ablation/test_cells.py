@@ -119,6 +119,18 @@ def test_with_weights_layers_enter_as_the_identity(tmp_path):
     assert cfg.default_hooks.added_neck.type == 'mmlska.AddedNeckHook'
 
 
+def test_with_weights_layers_enter_with_their_own_start_too(tmp_path):
+    weights = tmp_path / 'w.pth'
+    weights.write_bytes(b'not read here')
+    settings = dict(weights=str(weights), start=['identity', 'plain'])
+    cells, (base, identity, plain) = cells_of(tmp_path, R50, 'LSKA', 'neck', **settings)
+    assert [cell.label for cell in cells] == ['base', 'LSKA', 'LSKA, plain']
+    assert kinds(built(identity), 'IdentityStart') == kinds(built(plain), 'LSKA')
+    hooks = [load_config(config).default_hooks for config in (base, identity, plain)]
+    assert {h.start_evaluation.type for h in hooks} == {'mmlska.StartEvaluationHook'}
+    assert hooks[1].added_neck == hooks[2].added_neck
+
+
 def test_with_weights_no_attention_is_replaced(tmp_path):
     weights = tmp_path / 'w.pth'
     weights.write_bytes(b'not read here')

@@ -112,6 +112,8 @@ def test_a_config_is_no_file_of_settings(tmp_path):
         (dict(base='mmdet::retinanet/retinanet_r50_fpn_1x_cocoo'), 'did you mean retinanet/'),
         (dict(base='mmdat::x'), 'no such library'),
         (dict(weights='absent.pth'), 'absent.pth'),
+        (dict(start='plain'), "give 'weights'"),
+        (dict(start='plane', weights=__file__), 'identity, plain'),
     ],
 )
 def test_wrong_settings_are_told(changes, told):

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ from mmengine.structures import InstanceData
 
 from mmlska.analysis.ablation.cells import Cell
 from mmlska.analysis.ablation.costs import Cost
+from mmlska.analysis.ablation.course import course_rows
 from mmlska.analysis.ablation.examples import Example, f1_of_boxes, mean_iou
 from mmlska.analysis.ablation.page import draw_curves, page
 from mmlska.analysis.ablation.table import (
@@ -78,6 +80,21 @@ def test_the_page_needs_no_other_file():
     assert 'ECA &lt;b&gt;' in text and 'ECA <b>' not in text
     for part in ('&lt;x&gt;', 'best: 90 %', 'A note.', 'LSKA_8, seed 0, seed 1: kernel'):
         assert part in text
+
+
+def test_the_course_of_cells_is_told_from_the_start(tmp_path):
+    figures = {0: [0.5, 0.4, 0.6], 1: [0.5, 0.5, 0.7]}
+    for seed, values in figures.items():
+        log = tmp_path / str(seed) / '20260101_1' / 'vis_data' / 'scalars.json'
+        log.parent.mkdir(parents=True)
+        lines = [json.dumps({METRIC: v, 'time': 1, 'step': i}) for i, v in enumerate(values)]
+        log.write_text('\n'.join(lines))
+    header, row = course_rows({'ECA': [tmp_path / '0', tmp_path / '1']}, METRIC)
+    assert header[2:] == ['lowest later', 'end', 'lowest - start']
+    assert row[:2] == ['ECA', '50.00 ± 0.00']
+    # t(1) is 12.71, the standard deviation of -10 and 0 divided by the root of two is 5.
+    assert row[2:] == ['45.00 ± 7.07', '65.00 ± 7.07', '-5.00 [-68.53, +58.53]']
+    assert '| ECA | 50.00' in re.sub(' +', ' ', markdown(ROWS, [METRIC], [], [[header, row]]))
 
 
 def test_curves_of_nothing(tmp_path):

@@ -14,7 +14,13 @@ import pytest
 
 from mmlska.analysis.ablation import runs as runs_module
 from mmlska.analysis.ablation.cells import Cell
-from mmlska.analysis.ablation.records import NoFiguresError, choose_metrics, curve, last_figures
+from mmlska.analysis.ablation.records import (
+    NoFiguresError,
+    choose_metrics,
+    curve,
+    evaluated,
+    last_figures,
+)
 from mmlska.analysis.ablation.runs import (
     InterruptedRunsError,
     Launch,
@@ -242,6 +248,14 @@ def test_of_a_step_that_was_repeated_the_later_record_counts(tmp_path):
     )
     assert curve(tmp_path, 'loss') == [(1, 3), (2, 2)]
     assert last_figures(tmp_path) == dict(mIoU=5.0)
+
+
+def test_a_detector_that_finds_nothing_at_the_end_has_no_result(tmp_path):
+    found = [dict(mIoU=5.0, time=1, step=0), dict(time=1, data_time=1, step=2)]
+    write_log(tmp_path, '20260101_1', found)
+    assert evaluated(tmp_path, 'mIoU') == [5.0, 0.0]
+    with pytest.raises(NoFiguresError, match='finds nothing'):
+        last_figures(tmp_path)
 
 
 def test_an_undefined_figure_is_no_result(tmp_path):

@@ -44,7 +44,8 @@ def test_added_layers_change_nothing_at_first(tmp_path, weights):
 
 
 def test_a_layer_that_changes_something_is_told(tmp_path, weights):
-    spec = make_spec(dict(base=PICO, add=['ECA'], where=['neck'], work_dir=tmp_path))
+    settings = dict(base=PICO, add=['ECA'], where=['after_stage@2'], work_dir=tmp_path)
+    spec = make_spec(settings | dict(weights=weights, start=['plain']))
     cells = make_cells(spec)
     write_configs(spec, cells)
     (words,) = compare_starts(configs_of(spec, cells), weights).values()
