@@ -16,6 +16,7 @@ CHECKS = {
     'plugin_check': 'mmlska.PluginCheckHook',
     'random_weights': 'mmlska.RandomWeightsHook',
     'added_neck': 'mmlska.AddedNeckHook',
+    'new_parts': 'mmlska.NewPartsHook',
     'measured_table': 'mmlska.MeasuredTableHook',
 }
 CONFIGS = shipped_configs()

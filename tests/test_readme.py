@@ -129,7 +129,7 @@ def train_a_step(cfg: Config) -> nn.Module:
     make_data(cfg)
     if cfg.get('load_from') and not Path(cfg.load_from).exists():
         save_trained(cfg)
-    save_pretrained(cfg.model.backbone)
+    save_pretrained(cfg)
     cfg.work_dir = 'work_dir'
     workers = 1 if cfg.train_dataloader.get('prefetch_factor') else 0
     runner = train(cut_down(cfg, 1, workers))
@@ -145,13 +145,17 @@ def save_trained(cfg: Config) -> None:
     torch.save(dict(state_dict=build(base).state_dict()), cfg.load_from)
 
 
-def save_pretrained(backbone: dict) -> None:
-    """Write the file that a backbone starts from: of another attention where it is converted."""
+def save_pretrained(cfg: Config) -> None:
+    """Write the file that a backbone starts from: of another kind where it is converted."""
+    backbone = cfg.model.backbone
     init = backbone.get('init_cfg') or {}
     path = init.get('checkpoint') or '://'
     if '://' not in path and not Path(path).exists():
-        other = dict(attention=dict(type='LKA')) if 'convert' in init else {}
-        with DefaultScope.overwrite_default_scope('mmlska'):
+        other = {}
+        if 'convert' in init:
+            makes_stem = 'in_channels' in init.convert
+            other = dict(in_channels=3) if makes_stem else dict(attention=dict(type='LKA'))
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
             model = MODELS.build({**backbone, **other, 'init_cfg': None})
         torch.save(model.state_dict(), path)
 

@@ -10,6 +10,7 @@ checks = dict(
     plugin_check=dict(type='mmlska.PluginCheckHook'),
     random_weights=dict(type='mmlska.RandomWeightsHook'),
     added_neck=dict(type='mmlska.AddedNeckHook'),
+    new_parts=dict(type='mmlska.NewPartsHook'),
     measured_table=dict(type='mmlska.MeasuredTableHook'),
 )
 

@@ -298,7 +298,7 @@ class WholeLoading:
             fixes = ', '.join(f'{key}={value.config}' for key, value in differing.items())
             remedies = [f'Build the model with {fixes}', *self.more_remedies(given, differing)]
             lines.append(f'{", ".join(remedies)}, or use other weights.')
-        return '\n'.join([*lines, *_list_problems(comparison)])
+        return '\n'.join([*lines, *list_problems(comparison)])
 
 
 def _is_part(given: Mapping, comparison: Comparison) -> bool:
@@ -352,7 +352,7 @@ def _tell(module: WholeLoading, copying: _Copying) -> None:
         return
     lines = [
         f'{name}: {copying.loaded} of {len(state)} weights are loaded, the others keep their start',
-        *_list_problems(copying.comparison),
+        *list_problems(copying.comparison),
     ]
     print_log('\n'.join(lines), 'current', logging.WARNING)
 
@@ -387,7 +387,8 @@ def _warn_of_non_finite(given: Mapping[str, torch.Tensor]) -> None:
         )
 
 
-def _list_problems(comparison: Comparison) -> list[str]:
+def list_problems(comparison: Comparison) -> list[str]:
+    """What is wrong with weights, a line for each kind of fault."""
     problems = {
         'missing in the checkpoint': comparison.missing,
         'superfluous in the checkpoint': comparison.superfluous,

@@ -1,5 +1,6 @@
-"""Data for demos and instruments: scenes of digits, pictures of exchanged textures, corruptions."""
+"""Data for demos and instruments: digit scenes, exchanged textures, corruptions; channels."""
 
+from .channels import SelectChannels
 from .corruptions import BENCHMARK, CORRUPTIONS, SEVERITIES, CorruptImage, corrupt
 from .digit_scenes import DIGITS, make_digit_scenes
 
@@ -9,6 +10,7 @@ __all__ = [
     'DIGITS',
     'SEVERITIES',
     'CorruptImage',
+    'SelectChannels',
     'corrupt',
     'make_digit_scenes',
 ]

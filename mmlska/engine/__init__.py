@@ -11,6 +11,7 @@ from .hooks.fusing_hook import FusingHook
 from .hooks.interruption_hook import InterruptionHook
 from .hooks.layout_check_hook import LayoutCheckHook, check_layout
 from .hooks.measured_table_hook import MeasuredTableHook
+from .hooks.new_parts_hook import NewPartsHook
 from .hooks.num_class_check_hook import NumClassCheckHook, check_num_classes
 from .hooks.plugin_check_hook import PluginCheckHook, check_plugins
 from .hooks.random_weights_hook import RandomWeightsHook
@@ -27,6 +28,7 @@ __all__ = [
     'InterruptionHook',
     'LayoutCheckHook',
     'MeasuredTableHook',
+    'NewPartsHook',
     'NumClassCheckHook',
     'PluginCheckHook',
     'RandomWeightsHook',

@@ -5,13 +5,15 @@ from collections.abc import Mapping, MutableMapping
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import PretrainedInit
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from mmlska.checkpoint import CheckpointError, unwrap
 from mmlska.checkpoint.naming import without_wrappers
-from mmlska.checkpoint.strict_loading import why_unusable
+from mmlska.checkpoint.resnet_naming import count_blocks, is_of_timm
+from mmlska.checkpoint.strict_loading import compare, why_unusable
+from mmlska.conversion.stem import STEM_OPTIONS
 
 SHOWN = 4
 
@@ -73,10 +75,13 @@ def check_values(module: nn.Module, weights: Mapping) -> None:
 
 
 def check_init_cfg(backbone: nn.Module) -> None:
-    """Check the values of the file that a backbone of another library is to start from.
+    """Check that mmengine's 'Pretrained' has filled a backbone of another library.
+
+    Backbones that read the file themselves, as mmdet's Swin does, know best what they do with it.
 
     Raises:
-        CheckpointError: See :func:`check_values`; or if the file holds no weight of the backbone.
+        CheckpointError: See :func:`check_values`; or if the file holds no weight of the backbone,
+            weights of other shapes, or names of timm's ResNet, which mmengine passes over.
     """
     given = getattr(backbone, 'init_cfg', None) or []
     for cfg in [given] if isinstance(given, dict) else given:
@@ -93,6 +98,32 @@ def check_init_cfg(backbone: nn.Module) -> None:
                 f'{counted(list(weights))}'
             )
         check_values(backbone, bare)
+        if getattr(type(backbone), 'init_weights', None) in (None, BaseModule.init_weights):
+            check_passed_over(backbone, bare, path)
+
+
+def check_passed_over(backbone: nn.Module, weights: Mapping, path: str) -> None:
+    """Refuse weights that mmengine's 'Pretrained' passes over with a line in the log.
+
+    Raises:
+        CheckpointError: If they have other shapes than the backbone's, or are named as in timm.
+    """
+    name, own = type(backbone).__name__, backbone.state_dict()
+    way = f"init_cfg=dict(type='mmlska.PretrainedBackbone', checkpoint={path!r}"
+    if count_blocks(own) and is_of_timm(weights) and not is_of_timm(own):
+        raise CheckpointError(
+            f'{path!r} bears the names of timm, under which {name} finds a part of its weights '
+            f'alone. {way}) takes them all'
+        )
+    misshaped = compare(weights, own).misshaped
+    if misshaped:
+        options = ' or '.join(map(repr, STEM_OPTIONS))
+        raise CheckpointError(
+            f'{name} would keep random weights where those of {path!r} have another shape: '
+            f'{counted(misshaped)}. If these are the channels of the images, {way}, '
+            f'convert=dict(in_channels=HOW)) makes a stem, with HOW one of {options}; else build '
+            'the backbone that the file is of, with the kernels of its layers'
+        )
 
 
 def offer_to_backbone(model: nn.Module, weights: MutableMapping) -> None:

@@ -56,9 +56,7 @@ def make_cells(spec: Spec) -> list[Cell]:
     return cells
 
 
-def make_cell(
-    cfg: Config, addition: Addition, place: Place, spec: Spec, start: str | None
-) -> Cell:
+def make_cell(cfg: Config, addition: Addition, place: Place, spec: Spec, start: str | None) -> Cell:
     """The cell with a layer at a place."""
     name = f'{slug(addition.label)}_{slug(str(place))}'
     label = f'{addition.label} at {place}' if len(spec.places) > 1 else addition.label
@@ -85,12 +83,12 @@ def slug(label: str) -> str:
 def base_text(spec: Spec, cfg: Config) -> str:
     """The config that all cells inherit from: the user's, and what holds for all of them."""
     settings = overrides(cfg, spec.options)
-    saving = safe_saving(cfg)
-    if saving:
-        settings['default_hooks'] = settings.get('default_hooks', {}) | saving
+    hooks = safe_saving(cfg) | logging_by_iteration(cfg)
     if spec.weights is not None:
-        evaluation = dict(start_evaluation=dict(type='mmlska.StartEvaluationHook'))
-        settings['default_hooks'] = settings.get('default_hooks', {}) | evaluation
+        hooks['start_evaluation'] = dict(type='mmlska.StartEvaluationHook')
+    if hooks:
+        settings['default_hooks'] = settings.get('default_hooks', {}) | hooks
+    if spec.weights is not None:
         settings['load_from'] = os.path.abspath(spec.weights)
         backbone = cfg.model.get('backbone') or {}
         if backbone.get('init_cfg'):
@@ -111,6 +109,15 @@ def safe_saving(cfg: Config) -> dict[str, dict]:
         checkpoint=dict(type='mmlska.SafeCheckpointHook'),
         interruption=dict(type='mmlska.InterruptionHook'),
     )
+
+
+def logging_by_iteration(cfg: Config) -> dict[str, dict]:
+    """A logger that tells evaluations apart, where the base would log all at epoch 0."""
+    logger = (cfg.get('default_hooks') or {}).get('logger')
+    by_iteration = 'max_iters' in (cfg.get('train_cfg') or {})
+    if not logger or not by_iteration or not logger.get('log_metric_by_epoch', True):
+        return {}
+    return dict(logger=dict(log_metric_by_epoch=False))
 
 
 def overrides(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mmlska.registry import HOOKS
 
 @HOOKS.register_module()
 class StartEvaluationHook(Hook):
-    """Evaluate once before the first iteration: what the weights are worth that training starts from.
+    """Evaluate before the first iteration: what the weights are worth that training starts from.
 
     The figures are logged at step 0, as those of any evaluation. No random number of the training
     changes. A run that is resumed has them already.

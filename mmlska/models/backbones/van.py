@@ -357,7 +357,8 @@ class VAN(StagedBackbone):
         attentions = [own.get('attention') for own in options]
         remedies = {
             'attention': 'start from their nearest likeness with convert=dict() in init_cfg',
-            'in_channels': "make a stem by convert=dict(in_channels='mean') in init_cfg, or 'zero'",
+            'in_channels': "make a stem by convert=dict(in_channels='mean') in init_cfg, or by "
+            "'sum', 'repeat' or 'zero'",
         }
         if not set(differing) <= set(remedies):
             return []

@@ -47,13 +47,14 @@ def of_transformers() -> dict[str, tuple[str, nn.Module]]:
 
 
 def of_timm() -> dict[str, tuple[str, nn.Module]]:
-    """GhostNetV2 in its three widths, and the ECA layer."""
+    """GhostNetV2 in its three widths, the ECA layer, and models with it."""
     import timm
     from timm.layers import EcaModule
 
     names = [f'ghostnetv2_{width}' for width in (100, 130, 160)]
-    ghosts = {name: (f'create_model({name!r})', timm.create_model(name)) for name in names}
-    return {**ghosts, 'eca_256': ('layers.EcaModule(256)', EcaModule(256))}
+    names += ['ecaresnet50d', 'ecaresnet26t', 'ecaresnetlight', 'eca_resnet33ts']
+    models = {name: (f'create_model({name!r})', timm.create_model(name)) for name in names}
+    return {**models, 'eca_256': ('layers.EcaModule(256)', EcaModule(256))}
 
 
 SOURCES = {

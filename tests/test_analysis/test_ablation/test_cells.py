@@ -157,6 +157,13 @@ def test_cells_save_safely(tmp_path):
     assert hooks.interruption.type == 'mmlska.InterruptionHook'
 
 
+def test_evaluations_between_epochs_are_logged_apart(tmp_path):
+    digits = 'retinanet_van-lska-nano_fpn_demo_digits'
+    for folder, base, expected in (('a', digits, False), ('b', R50, None)):
+        _, (config, _) = cells_of(tmp_path / folder, base, 'ECA', 'neck')
+        assert load_config(config).default_hooks.logger.get('log_metric_by_epoch') == expected
+
+
 def test_names_are_distinct_and_without_dots(tmp_path):
     assert slug('ECA gamma=1.5 b=2') == 'eca-gamma1p5-b2'
     with pytest.raises(ValueError, match='two cells are named'):
