@@ -11,6 +11,7 @@ from PIL import Image
 from script_runs import REPOSITORY, run_here
 from torch_versions import since
 
+from mmlska.analysis.onnx_check import compare_detections
 from mmlska.engine.config import load_config
 from mmlska.engine.inference import Predictor
 
@@ -24,13 +25,14 @@ QUANTISE = REPOSITORY / 'tools' / 'deployment' / 'quantize_onnx.py'
 DEMO = REPOSITORY / 'demo' / 'onnx_demo.py'
 SEGMENTOR = 'fpn_van-lska-pico_demo_digits-64x64'
 DETECTOR = 'retinanet_van-lska-pico_fpn_demo_digits-64x64'
+MASK_RCNN = 'mask-rcnn_van-lska-nano_fpn_demo_digits'
 
 
 @pytest.fixture(scope='module')
 def user(scenes):
     """A folder with digit scenes below `data`, and random weights of a segmentor and a detector."""
     folder = scenes.parent.parent
-    for name in (SEGMENTOR, DETECTOR):
+    for name in (SEGMENTOR, DETECTOR, MASK_RCNN):
         cfg = load_config(name)
         torch.manual_seed(0)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -134,6 +136,39 @@ def test_a_file_is_quantised_and_evaluated(user, model):
     before, after = done.stdout.splitlines()[-2:]
     assert 'mIoU' in before and 'mIoU' in after
     assert (user / 'int8.onnx').stat().st_size < 0.7 * model.stat().st_size
+
+
+def test_the_demo_finds_the_boxes_and_masks_of_a_mask_rcnn(user, monkeypatch):
+    pytest.importorskip('mmcv._ext', reason='mmcv was built without its compiled operators')
+    monkeypatch.syspath_prepend(str(DEMO.parent))
+    import onnx_demo
+
+    weights = f'{MASK_RCNN}.pth'
+    run_here(
+        *(EXPORT, MASK_RCNN, weights, 'mask_rcnn.onnx', '--fuse', '--dynamic', '--end2end'),
+        *('--rounds', 0, '--max-images', 2),
+        cwd=user,
+    )
+    path = user / 'data' / 'digit_scenes' / 'images' / 'val' / '000000.png'
+    expected = Predictor(MASK_RCNN, str(user / weights), 'cpu')(path).pred_instances
+    found = onnx_demo.Model(str(user / 'mask_rcnn.onnx')).detect(np.asarray(Image.open(path)), 0.0)
+    assert len(found.labels) == len(expected) > 0
+    errors = compare_detections(
+        dict(boxes=found.boxes[None], scores=found.scores[None], labels=found.labels[None]),
+        dict(
+            boxes=expected.bboxes.numpy()[None],
+            scores=expected.scores.numpy()[None],
+            labels=expected.labels.numpy()[None],
+        ),
+    )
+    assert errors['boxes'][1] < 0.01 and errors['scores'][1] < 1e-4
+    assert errors['detections'][1] == 0
+    areas = sorted(expected.masks.flatten(1).sum(1).tolist())
+    placed = [
+        onnx_demo.placed(*pair, (128, 128)) for pair in zip(found.masks, found.boxes, strict=True)
+    ]
+    # At the rim of a box mmdet mixes the mask with what lies outside.
+    assert sorted(mask.sum() for *_, mask in placed) == pytest.approx(areas, rel=0.1, abs=12)
 
 
 def test_the_network_of_a_detector_is_exported_in_half_precision(user):

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from mmlska.deploy import fuse
+from mmlska.deploy.end_to_end import end_to_end_graph, translations_of
 from mmlska.deploy.onnx_files import FIXED, ExportOptions, check_packages, export_onnx
-from mmlska.deploy.plain_graphs import NetworkGraph, end_to_end_graph
+from mmlska.deploy.plain_graphs import NetworkGraph
 from mmlska.engine.config import load_config
 from mmlska.engine.inference import Predictor
 from mmlska.engine.media_files import list_images
@@ -88,7 +89,7 @@ def export_and_check(
         unchecked = Path(folder) / out.name
         example = torch.rand(EXAMPLE) if size is None else torch.rand(1, 3, *size)
         graph = build(fuse(model) if task.fused else model)
-        export_onnx(graph, example, unchecked, task.options, told)
+        export_onnx(graph, example, unchecked, task.options, told, translations_of(graph))
         paths = islice(list_images(images) if images else example_images(Path(folder)), max_images)
         inputs = inputs_for((predictor.batch(path)['inputs'] for path in paths), size)
         limits = HALF if task.options.half else SINGLE

@@ -133,12 +133,3 @@ def _for_every_size(module: nn.Module) -> nn.Module:
     if kind.__name__ == 'Upsample' and kind.__module__.startswith('mmseg.') and not module.size:
         return nn.Upsample(None, module.scale_factor, module.mode, module.align_corners)
     return module
-
-
-def end_to_end_graph(model: nn.Module) -> nn.Module:
-    """The graph of a segmentor from image to label map.
-
-    Raises:
-        ValueError: If the model is no segmentor.
-    """
-    return SegmentationGraph(model)
