@@ -22,6 +22,7 @@ from mmengine.infer import BaseInferencer
 from mmengine.registry import init_default_scope
 
 from mmlska.checkpoint import register_loaders
+from mmlska.checkpoint.own_models import SCHEME, own_models
 from mmlska.shipped import nearest, shipped_configs
 
 
@@ -55,8 +56,22 @@ def read_checkpoints_safely() -> None:
     register_loaders()
 
 
+def find_shipped(name: str) -> tuple[Config, str | None] | None:
+    """Config and weights of a model or config that comes with this package, by name.
+
+    Returns:
+        The weights are None for a config without any; all is None for a name of somebody else.
+    """
+    configs, models = shipped_configs(), own_models()
+    if name in models:
+        cfg = Config.fromfile(configs[models[name].config])
+        cfg.merge_from_dict(models[name].options)
+        return cfg, SCHEME + name
+    return (Config.fromfile(configs[name]), None) if name in configs else None
+
+
 def name_configs_to_inferencers() -> None:
-    """Let the inferencers of mmdet and mmseg take our configs by name.
+    """Let the inferencers of mmdet and mmseg take our configs and models by name.
 
     They look a name up in one package of a closed list, demand that its index has weights of the
     model, and build in the scope of that package, where ours would find no detector or segmentor.
@@ -65,20 +80,19 @@ def name_configs_to_inferencers() -> None:
     look_up = BaseInferencer._load_model_from_metafile
 
     def load(self: BaseInferencer, model: str) -> tuple[Config, str | None]:
-        ours = shipped_configs()
-        if model.lower() in ours:
-            cfg = Config.fromfile(ours[model.lower()])
-            if self.scope not in ('mmlska', cfg.default_scope):
+        ours = find_shipped(model.lower())
+        if ours is not None:
+            scope = ours[0].default_scope
+            if self.scope not in ('mmlska', scope):
                 raise ValueError(
-                    f'{model} is a config of {cfg.default_scope}, which no inferencer of '
-                    f'{self.scope} runs'
+                    f'{model} is a model of {scope}, which no inferencer of {self.scope} runs'
                 )
-            init_default_scope(cfg.default_scope)
-            self.scope = cfg.default_scope
-            return cfg, None
-        hint = nearest(model.lower(), ours, 3)
+            init_default_scope(scope)
+            self.scope = scope
+            return ours
+        hint = nearest(model.lower(), [*own_models(), *shipped_configs()], 3)
         if self.scope == 'mmlska':
-            raise ValueError(f'no shipped config is called {model!r}{hint}')
+            raise ValueError(f'no model of mmlska is called {model!r}{hint}')
         try:
             return look_up(self, model)
         except ValueError as error:

@@ -11,13 +11,14 @@ from mmengine.infer import BaseInferencer
 from mmengine.registry import MODELS, DefaultScope
 from script_runs import new_managers
 
-import mmlska.models  # noqa: F401  makes the names known
+from mmlska.checkpoint.own_models import own_models
 from mmlska.engine.config import load_config
 from mmlska.engine.inference import Predictor
 from mmlska.shipped import shipped_configs
 
 DETECTOR = 'retinanet_van-lska-pico_fpn_demo_digits-64x64'
 SEGMENTOR = 'fpn_van-lska-pico_demo_digits-64x64'
+OWN_MODEL = 'fpn_van-lska-k35-pico_digits'
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +78,18 @@ def test_a_segmentor_by_name_finds_what_the_predictor_finds(tmp_path, image):
     assert (found == expected.numpy()).all()
 
 
+def test_a_model_of_the_package_comes_with_its_weights(image):
+    pytest.importorskip('mmseg')
+    inferencer = seg_inferencer(OWN_MODEL)
+    found = inferencer(image)['predictions']
+    options = own_models()[OWN_MODEL].options
+    predictor = Predictor(SEGMENTOR, f'mmlska://{OWN_MODEL}', 'cpu', options)
+    assert (found == predictor(image).pred_sem_seg.data[0].numpy()).all()
+    assert inferencer.cfg.model.backbone.attention.kernel_size == 35
+
+
 def test_a_name_of_another_task_is_refused():
-    message = f'{SEGMENTOR} is a config of mmseg, which no inferencer of mmdet runs'
+    message = f'{SEGMENTOR} is a model of mmseg, which no inferencer of mmdet runs'
     with pytest.raises(ValueError, match=message):
         det_inferencer(SEGMENTOR)
 
@@ -103,7 +114,7 @@ def test_no_name_of_ours_hides_one_of_theirs(module):
     folder = Path(pytest.importorskip(module).__file__).parent / '.mim'
     theirs = {model['Name'] for model in BaseInferencer._get_models_from_metafile(str(folder))}
     assert len(theirs) > 100
-    assert not theirs & set(shipped_configs())
+    assert not theirs & {*shipped_configs(), *own_models()}
 
 
 def test_our_models_are_listed():
