@@ -182,4 +182,7 @@ def new_inductor() -> Callable:
     What is compiled for one backend object is never run for another, so that each side gets code
     that was made with its own choices.
     """
-    return functools.partial(torch._dynamo.lookup_backend('inductor'))
+    # Here, since the whole compiler comes with it.
+    from torch._dynamo.backends.registry import lookup_backend
+
+    return functools.partial(lookup_backend('inductor'))

@@ -16,6 +16,7 @@ from script_runs import new_managers
 from short_runs import train
 from test_configs import CONFIGS, DETECTORS, every, library, scope_of
 from test_short_training import short_run
+from torch_versions import since
 
 from mmlska.engine.config import OTHER_KEYS
 
@@ -226,6 +227,7 @@ CHECKS = dict(
 )
 
 
+@since('2.4', 'its fused optimizers need a GPU')
 @pytest.mark.parametrize('scaled', [False, True])
 def test_fused_adamw_keeps_rates_and_decay_by_parameter_clips_and_scales(scaled, amp_on_the_cpu):
     recipe = path_of('upernet_van-lska-base_8xb2-160k_ade20k-512x512')

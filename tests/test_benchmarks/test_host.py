@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from torch_versions import since
 
 from benchmarks import host, report
 from mmlska.analysis import timing
@@ -17,6 +18,7 @@ def same_threads():
     torch.set_num_threads(threads)
 
 
+@since('2.7', 'it takes no kernels in Triton, which are timed beside the others')
 def test_both_modes_are_timed_and_everything_is_put_back(monkeypatch):
     monkeypatch.setattr(timing, 'LEAST_SECONDS', 0.0)
     before = dict(os.environ), dict(trial._outcomes)

@@ -1,4 +1,5 @@
 import pytest
+from torch_versions import since
 
 from benchmarks.options import peak_memory, step_times
 
@@ -14,6 +15,7 @@ def test_recomputation_saves_memory():
     assert saving < 0.7 * plain
 
 
+@since('2.4', 'its fused optimizers need a GPU')
 def test_recomputation_takes_another_forward_pass():
     with_cp, *others = step_times('GhostNetV2 1.0x', (1, 3, 64, 64), 3)
     # Wide bounds, for other processes disturb the times.

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
-from routes import ROUTES, Detector, fill, log_of, same
+from routes import ROUTES, Detector, fill, log_of, needs_safe_globals, same
 from safetensors.torch import save_file
 from torch import nn
 
@@ -210,6 +210,7 @@ def test_one_of_several_files_is_told_as_such(half):
     assert 'Build the model' not in check_refused(van(), weights, message)
 
 
+@needs_safe_globals
 def test_a_file_that_is_a_part_by_its_name_is_refused(tmp_path):
     path = tmp_path / 'van-00001-of-00002.pth'
     torch.save(trained().state_dict(), path)
