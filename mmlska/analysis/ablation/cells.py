@@ -87,7 +87,10 @@ def base_text(spec: Spec, cfg: Config) -> str:
     if spec.weights is not None:
         hooks['start_evaluation'] = dict(type='mmlska.StartEvaluationHook')
     if hooks:
-        settings['default_hooks'] = settings.get('default_hooks', {}) | hooks
+        own = settings.get('default_hooks', {})
+        settings['default_hooks'] = own | {
+            name: own.get(name, {}) | hook for name, hook in hooks.items()
+        }
     if spec.weights is not None:
         settings['load_from'] = os.path.abspath(spec.weights)
         backbone = cfg.model.get('backbone') or {}

@@ -164,6 +164,15 @@ def test_evaluations_between_epochs_are_logged_apart(tmp_path):
         assert load_config(config).default_hooks.logger.get('log_metric_by_epoch') == expected
 
 
+def test_overrides_of_hooks_stay_beside_those_of_the_cells(tmp_path):
+    options = {'default_hooks.logger.interval': 7, 'default_hooks.checkpoint.interval': 3}
+    for folder, base in (('a', 'retinanet_van-lska-nano_fpn_demo_digits'), ('b', R50)):
+        _, (config, _) = cells_of(tmp_path / folder, base, 'ECA', 'neck', cfg_options=options)
+        hooks = load_config(config).default_hooks
+        assert (hooks.logger.interval, hooks.checkpoint.interval) == (7, 3)
+        assert hooks.checkpoint.type == 'mmlska.SafeCheckpointHook'
+
+
 def test_names_are_distinct_and_without_dots(tmp_path):
     assert slug('ECA gamma=1.5 b=2') == 'eca-gamma1p5-b2'
     with pytest.raises(ValueError, match='two cells are named'):
