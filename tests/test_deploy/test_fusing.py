@@ -283,18 +283,6 @@ def test_a_fused_model_exports_and_traces(build):
         assert largest_error(form(other), fused(other)) < 1e-5
 
 
-def test_a_fused_model_exports_to_onnx():
-    runtime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    fused = fuse(trained(ghost(out_indices=(0, 1))))
-    x = torch.randn(1, 3, 64, 64)
-    file = io.BytesIO()
-    torch.onnx.export(fused, (x,), dynamo=True).save(file)
-    session = runtime.InferenceSession(file.getvalue())
-    outs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert largest_error([torch.from_numpy(out) for out in outs], fused(x)) < 1e-5
-
-
 @pytest.mark.parametrize('order', [*itertools.permutations(('conv', 'norm', 'act'))])
 @pytest.mark.parametrize('kernel_size', [1, 3])
 def test_modules_of_mmcv_are_fused_where_the_order_allows_it(order, kernel_size):
