@@ -88,6 +88,8 @@ def imports_of(file: str, source: str) -> Iterator[Import]:
 def sources() -> dict[str, str]:
     folders = ('mmlska', 'tools', 'benchmarks', 'demo')
     files = sorted(file for folder in folders for file in (REPOSITORY / folder).rglob('*.py'))
+    # Where a package is built, copies of configs and tools lie in it.
+    files = [file for file in files if '.mim' not in file.parts]
     return {file.relative_to(REPOSITORY).as_posix(): file.read_text('utf-8') for file in files}
 
 
