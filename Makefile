@@ -58,7 +58,7 @@ make bench                install what is missing, measure ours against the offi
                           the tables and pictures of docs/benchmarks.md; about five minutes on two cores
 make bench-gpu            the same for its GPU tables, on a machine with a CUDA device; hours
 make study                install what is missing, train some 75 small models, and judge the claims of the LSKA paper by them:
-                          rewrites docs/study.md; under three hours on two cores, STUDY=quick takes about twenty minutes
+                          rewrites docs/study.md; hours on two cores. STUDY=quick trains 33 for fewer iterations
 make lint                 ruff and codespell
 make docs                 build the documentation into work_dirs/docs; DOCS=linkcheck follows its links to other sites
 make release              build wheel and source archive into dist/, check them, and try each in a fresh environment

@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
         '--scale',
         choices=['full', 'quick', 'mini'],
         default='full',
-        help='full: under three hours on two cores; quick: about twenty minutes; mini: a minute or '
+        help='full: hours on two cores; quick: fewer and shorter trainings; mini: a minute or '
         'two, to see that it runs through (default: full)',
     )
     add('--work-dir', type=Path, help='where everything goes (default: work_dirs/study_SCALE)')

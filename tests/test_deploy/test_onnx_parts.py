@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cheap_layers import LAYERS
 from fusing_laws import NANO, largest_error, trained
 from mmengine.registry import MODELS
 from torch import nn
@@ -15,18 +16,6 @@ pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 pytestmark = [pytest.mark.slow, since('2.6', 'its exporter to ONNX knows no operators of others')]
 
-LAYERS = {
-    'LKA': dict(kernel_size=7),
-    'LSKA': dict(kernel_size=11),
-    'LKATrivial': dict(kernel_size=5),
-    'LSKATrivial': dict(kernel_size=5),
-    'ContextAggregation': dict(reduction=2),
-    'DFCAttention': {},
-    'ECA': {},
-    'MixedAffinity': dict(num_heads=2),
-    'IdentityStart': dict(attention=dict(type='LSKA', kernel_size=7)),
-    'AttentionSequence': dict(layers=[dict(type='LSKA', kernel_size=7), dict(type='ECA')]),
-}
 NECKS = {
     'PyramidAttention': dict(attention=dict(type='LSKA', kernel_size=7), num_outs=2),
     'SpatialContextPyramid': dict(num_outs=2),

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from cheap_layers import LAYERS
 from mmcv.cnn import build_plugin_layer
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
@@ -16,19 +17,6 @@ from torch_versions import compiles, half_on_cpu, since
 from mmlska.layers import ConvFFN, GhostBottleneck, GhostModule, LayerNorm2d, SqueezeExcite
 from mmlska.registry import MODELS
 
-# Each layer with options that keep it cheap. A layer that is registered belongs here.
-LAYERS = {
-    'LKA': dict(kernel_size=7),
-    'LSKA': dict(kernel_size=7),
-    'LKATrivial': dict(kernel_size=5),
-    'LSKATrivial': dict(kernel_size=5),
-    'ContextAggregation': dict(reduction=2),
-    'DFCAttention': {},
-    'ECA': {},
-    'MixedAffinity': dict(num_heads=2),
-    'IdentityStart': dict(attention=dict(type='LSKA', kernel_size=7)),
-    'AttentionSequence': dict(layers=[dict(type='LSKA', kernel_size=7), dict(type='ECA')]),
-}
 SIZES = [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7), (12, 8)]
 
 every_layer = pytest.mark.parametrize('name', LAYERS)
