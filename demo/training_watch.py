@@ -42,8 +42,10 @@ class Watch(Hook):
         loss, seconds = (runner.message_hub.get_scalar(f'train/{key}') for key in ('loss', 'time'))
         left = clock((total - done) * seconds.mean(50))
         line = f'      iteration {done}/{total}  loss {loss.mean(10):.3f}  {left} left'
-        start, end = ('\r', '' if done < total else '\n') if terminal else ('', '\n')
-        print(f'{start}{line:<70}', end=end, file=self._stream, flush=True)
+        if terminal:
+            line = f'\r{line:<70}'
+        end = '' if terminal and done < total else '\n'
+        print(line, end=end, file=self._stream, flush=True)
 
 
 def clock(seconds: float) -> str:
