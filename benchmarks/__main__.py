@@ -107,14 +107,13 @@ def run_suite(args: argparse.Namespace) -> None:
 
 
 def add_layers_options(parser: argparse.ArgumentParser) -> None:
-    """Add the size of the map, and where pictures go."""
+    """Add the size of the map."""
     add = parser.add_argument
     add('--in-channels', type=positive, default=256, metavar='C', help='(default: 256)')
     # A photograph of 800 x 1333 at stride 16.
     add_size(parser, '--shape', (50, 84), 'of the map')
     add_size(parser, '--memory-shape', (50, 84), 'of the map whose memory is counted')
     add_rounds(parser, 7)
-    add('--figures', metavar='FOLDER', help='draw data flow and receptive fields into this folder')
 
 
 def run_layers(args: argparse.Namespace) -> None:
@@ -122,8 +121,18 @@ def run_layers(args: argparse.Namespace) -> None:
     from . import layers
 
     print(layers.layer_table(args.in_channels, args.shape, args.memory_shape, args.rounds))
-    if args.figures:
-        layers.draw_figures(args.figures)
+
+
+def add_pictures_options(parser: argparse.ArgumentParser) -> None:
+    """Add where pictures go."""
+    parser.add_argument('folder', metavar='FOLDER', help='docs/images holds those of the pages')
+
+
+def run_pictures(args: argparse.Namespace) -> None:
+    """Draw what the attention layers do, and what they see; measures nothing."""
+    from . import layers
+
+    layers.draw_figures(args.folder)
 
 
 def add_backbones_options(parser: argparse.ArgumentParser) -> None:
@@ -242,6 +251,7 @@ SUBJECTS = {
     'sweep': (add_sweep_options, run_sweep),
     'suite': (add_suite_options, run_suite),
     'layers': (add_layers_options, run_layers),
+    'pictures': (add_pictures_options, run_pictures),
     'backbones': (add_backbones_options, run_backbones),
     'training': (add_training_options, run_training),
     'evaluation': (add_evaluation_options, run_evaluation),

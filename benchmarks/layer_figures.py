@@ -5,9 +5,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
+
+# Between light and dark, so that it can be read on both where a picture has no background.
+INK = '#7f858c'
 
 # Steps from the input to the last operation, which joins the branch with the input itself.
 DATA_FLOWS = {
@@ -49,40 +53,41 @@ DATA_FLOWS = {
 
 def draw_data_flows(path: str | Path, flows: Mapping[str, tuple[str, ...]] = DATA_FLOWS) -> None:
     """Draw a row of boxes for each layer, with the input's way around them."""
-    figure = Figure(figsize=(13, 1.25 * len(flows)))
+    figure = Figure(figsize=(9.3, 1.35 * len(flows)))
     axes = figure.add_axes((0, 0, 1, 1))
     for row, (name, steps) in enumerate(flows.items()):
-        _draw_flow(axes, -row, name, steps)
-    axes.set(xlim=(-0.1, 11.4), ylim=(0.65 - len(flows), 0.75))
+        _draw_flow(axes, -1.35 * row, name, steps)
+    axes.set(xlim=(0, 9.3), ylim=(1 - 1.35 * len(flows), 1))
     axes.axis('off')
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=130, transparent=True, metadata=dict(Software=None))
 
 
-def _draw_flow(axes, y: float, name: str, steps: tuple[str, ...]) -> None:
-    axes.text(0, y, name, va='center', weight='bold', fontsize=11)
-    axes.text(2.15, y, 'x', va='center', ha='center', fontsize=13, style='italic')
-    end = 2.15
+def _draw_flow(axes: Axes, y: float, name: str, steps: tuple[str, ...]) -> None:
+    axes.text(0.1, y + 0.62, name, va='center', weight='bold', fontsize=11, color=INK)
+    axes.text(0.3, y, 'x', va='center', ha='center', fontsize=13, style='italic', color=INK)
+    end = 0.3
+    arrow = dict(arrowstyle='->', color=INK)
     for i, step in enumerate(steps):
-        left = 2.6 + 1.4 * i
+        left = 0.75 + 1.4 * i
         joins = i == len(steps) - 1
-        axes.annotate('', (left, y), (end + 0.1, y), arrowprops=dict(arrowstyle='->'))
+        axes.annotate('', (left, y), (end + 0.1, y), arrowprops=arrow)
         box = FancyBboxPatch(
             (left, y - 0.24),
             1.1,
             0.48,
             boxstyle='round,pad=0.02',
             facecolor='#ffe0b2' if joins else '#dbe9f6',
-            edgecolor='#555555',
+            edgecolor=INK,
         )
         axes.add_patch(box)
         axes.text(left + 0.55, y, step, va='center', ha='center', fontsize=9)
         end = left + 1.1
-    corners = [(2.15, y + 0.14), (2.15, y + 0.38), (end - 0.55, y + 0.38), (end - 0.55, y + 0.26)]
+    corners = [(0.3, y + 0.14), (0.3, y + 0.38), (end - 0.55, y + 0.38), (end - 0.55, y + 0.26)]
     for first, second in pairwise(corners):
         style = '->' if second is corners[-1] else '-'
-        arrow = dict(arrowstyle=style, color='#888888', shrinkA=0, shrinkB=0)
-        axes.annotate('', second, first, arrowprops=arrow)
-    axes.annotate('', (end + 0.45, y), (end + 0.05, y), arrowprops=dict(arrowstyle='->'))
+        way = dict(arrowstyle=style, color=INK, shrinkA=0, shrinkB=0)
+        axes.annotate('', second, first, arrowprops=way)
+    axes.annotate('', (end + 0.45, y), (end + 0.05, y), arrowprops=arrow)
 
 
 def gradient_footprint(
@@ -116,8 +121,11 @@ def draw_receptive_fields(
     ):
         footprint = gradient_footprint(layer, in_channels, size)
         image = axes.imshow(footprint.clamp_min(1e-12).log10(), vmin=-8, vmax=0, cmap='viridis')
-        axes.set(title=name, xticks=[], yticks=[])
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(name, color=INK)
     for axes in figure.axes[len(layers) :]:
         axes.axis('off')
-    figure.colorbar(image, ax=figure.axes, label='log10 of the gradient, share of the largest')
-    figure.savefig(path, dpi=90)
+    bar = figure.colorbar(image, ax=figure.axes)
+    bar.set_label('log10 of the gradient, share of the largest', color=INK)
+    bar.ax.tick_params(colors=INK)
+    figure.savefig(path, dpi=90, transparent=True, metadata=dict(Software=None))

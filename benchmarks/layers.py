@@ -15,6 +15,7 @@ from mmlska.models import VAN, ContainerLight, ContextAggregation, GhostNetV2
 
 from . import report
 from .layer_figures import draw_data_flows, draw_receptive_fields
+from .mechanism_figures import draw_mechanisms
 
 # Layers by name, with the side of what one output position sees, in positions of the map.
 LAYERS = {
@@ -106,10 +107,11 @@ def backbone_table(shape: tuple[int, int], memory_shape: tuple[int, int], rounds
 
 
 def draw_figures(folder: str | Path, size: int = 71) -> None:
-    """Draw data flow and receptive fields, on maps of ``size``, into a folder."""
+    """Draw data flows, mechanisms, and receptive fields on maps of ``size``, into a folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     draw_data_flows(folder / 'data_flow.png')
+    draw_mechanisms(folder)
     torch.manual_seed(0)
     layers = layer_modules(16)
     for layer in layers.values():

@@ -11,6 +11,7 @@ from benchmarks.layers import (
     layer_modules,
     saved_bytes,
 )
+from benchmarks.mechanism_figures import MECHANISMS, cells_seen, footprint
 from mmlska.layers.build import build_layer
 from mmlska.registry import MODELS
 
@@ -67,13 +68,22 @@ def test_what_a_layer_sees_is_what_the_table_says(name):
         assert rows == int(sees.split(' x ')[0])
 
 
+def test_pictures_show_what_layers_see():
+    for kind in ('LKATrivial', 'LSKATrivial', 'LKA', 'LSKA'):
+        convs = build_layer(dict(type=kind, kernel_size=23), 1).depthwise_convs()
+        assert footprint(convs).sum() == 23 * 23
+    convs = list(build_layer(dict(type='DFCAttention'), 1).short_conv)[2:5:2]
+    assert cells_seen(convs, 17).sum() == 10 * 10
+
+
 def test_figures_are_drawn_and_not_blank(tmp_path):
     draw_figures(tmp_path / 'figures', size=25)
     import cv2
 
-    for name in ('data_flow.png', 'receptive_fields.png'):
-        picture = cv2.imread(str(tmp_path / 'figures' / name))
-        assert picture.std() > 20
+    pictures = sorted((tmp_path / 'figures').glob('*.png'))
+    assert len(pictures) == 2 + len(MECHANISMS)
+    for path in pictures:
+        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).std() > 20, path
 
 
 def test_layers_are_built_for_any_width():
