@@ -8,6 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+# Threads of OpenMP wait for each other by spinning. On cores that other programs use too they spin
+# away the time of the threads that they wait for; sleeping ones do not. PyTorch's library reads it
+# once, when it is loaded: scripts import this module before.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 OPTIONS_HELP = (
     'settings that override the config, as KEY=VALUE with a dotted key, for example '
     'train_dataloader.batch_size=4 model.backbone.drop_path_rate=0.2; a list is written '

@@ -1,6 +1,8 @@
 import argparse
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -62,6 +64,16 @@ def test_each_process_of_a_job_speaks_by_its_rank(rank, capsys, monkeypatch):
         raise ValueError('missing here')
     host = socket.gethostname()
     assert capsys.readouterr().err.endswith(f'error on {host}, rank {rank}: missing here\n')
+
+
+@pytest.mark.parametrize(('given', 'found'), [({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'A'}, 'A')])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, found):
+    code = """import sys, os, mmlska.cli
+print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"""
+    kept = {key: value for key, value in os.environ.items() if key != 'OMP_WAIT_POLICY'}
+    command, environment = [sys.executable, '-c', code], {**kept, **given}
+    # What comes too late changes nothing: PyTorch must not be loaded yet.
+    assert subprocess.check_output(command, text=True, env=environment) == f'{found} False\n'
 
 
 def test_an_error_of_the_code_keeps_its_traceback():

@@ -9,7 +9,7 @@ from mmengine.model import BaseModule, PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmlska.checkpoint import CheckpointError, unwrap
+from mmlska.checkpoint import CheckpointError, WholeLoading, unwrap
 from mmlska.checkpoint.naming import without_wrappers
 from mmlska.checkpoint.resnet_naming import count_blocks, is_of_timm
 from mmlska.checkpoint.strict_loading import compare, why_unusable
@@ -140,6 +140,12 @@ def offer_to_backbone(model: nn.Module, weights: MutableMapping) -> None:
     for key in bare:
         weights[f'backbone.{key}'] = weights.pop(key)
     print_log(f'the checkpoint is of a backbone: the model takes {len(bare)} weights', 'current')
+
+
+def loaded_whole(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the names in backbones of ours, which load whole or not at all."""
+    modules = model.named_modules()
+    return tuple(f'{name}.' for name, module in modules if isinstance(module, WholeLoading))
 
 
 def counted(keys: list[str]) -> str:

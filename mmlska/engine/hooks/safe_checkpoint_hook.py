@@ -11,14 +11,16 @@ import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, Runner
 
 from mmlska.registry import HOOKS
 
+from ..bare_model import bare_model
 from ..batch_seeds import SeededBatches, seed_batches
 from ..full_disk import keep_logging
 from ..random_state import random_state, set_random_state
 from ..rest_of_epoch import begin_at_start, begin_in_epoch, begin_in_stream
+from ..resuming import check_same_model, check_same_optimizer
 from ..saved_checkpoints import (
     PARTIAL,
     choose_checkpoint,
@@ -143,7 +145,8 @@ class SafeCheckpointHook(CheckpointHook):
         """Keep what mmengine does not restore.
 
         Raises:
-            ValueError: If a training should go on from a file that holds weights only.
+            ValueError: If a training should go on from a file that holds weights only, or is of
+                another model or optimizer.
         """
         if not runner._resume:
             return
@@ -154,6 +157,9 @@ class SafeCheckpointHook(CheckpointHook):
                 'training. To start from its weights, leave --resume out and add --cfg-options '
                 f'load_from={runner._load_from}'
             )
+        if not isinstance(runner, FlexibleRunner):
+            # What a strategy has divided among processes has other shapes.
+            self._check_same(runner, checkpoint)
         if 'optimizer' not in checkpoint:
             runner.logger.warning(
                 f'{runner._load_from} holds no state of the optimizer, which starts anew'
@@ -162,6 +168,12 @@ class SafeCheckpointHook(CheckpointHook):
             random_states=checkpoint.get('random_states'),
             batches_of_epoch=meta.get('batches_of_epoch', (0, 0)),
         )
+
+    def _check_same(self, runner: Runner, checkpoint: dict) -> None:
+        path = runner._load_from
+        check_same_model(bare_model(runner), checkpoint.get('state_dict', {}), path)
+        if 'optimizer' in checkpoint:
+            check_same_optimizer(runner.optim_wrapper, checkpoint['optimizer'], path)
 
     def before_train(self, runner: Runner) -> None:
         """Make saving safe, and restore the random state."""

@@ -48,6 +48,18 @@ def test_a_weight_that_lacks_beside_others_is_warned_of():
     assert line.startswith('W: ') and line.endswith(': 1 (backbone.norm.bias)')
 
 
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_all_weights_of_another_shape_are_named_with_both(prefix):
+    heads = [nn.ModuleList([nn.Linear(2, classes) for _ in range(4)]) for classes in (3, 5)]
+    weights = {f'{prefix}heads.{key}': value for key, value in heads[0].state_dict().items()}
+    (line,) = lines_of(Part(heads=heads[1]), weights)
+    assert line.startswith('W: of another shape in the checkpoint, hence at their start: 8 (')
+    for key in heads[1].state_dict():
+        bias = key.endswith('bias')
+        shapes = 'checkpoint (3,), model (5,)' if bias else 'checkpoint (3, 2), model (5, 2)'
+        assert f'heads.{key} ({shapes})' in line
+
+
 def test_a_backbone_of_ours_tells_of_itself():
     van = VAN(ARCH, dict(type='LSKA', kernel_size=7), out_indices=0)
     target = Part(backbone=van, head=nn.Conv2d(4, 1, 1))
