@@ -126,6 +126,12 @@ def is_one_of_many() -> bool:
     return 'RANK' in os.environ and os.environ.get('WORLD_SIZE', '1') != '1'
 
 
+def _sentence(error: KeyError) -> str:
+    """The message of an error that by default shows it quoted, or a bare key as what it is."""
+    text = str(error.args[0]) if error.args else ''
+    return text if ' ' in text else f'KeyError: {text!r}'
+
+
 @contextmanager
 def report_errors() -> Iterator[None]:
     """Turn an error in what the user asked for into one message and exit status 1.
@@ -135,7 +141,7 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
+        message = _sentence(error) if isinstance(error, KeyError) else error
         place = f' on {socket.gethostname()}, rank {os.environ["RANK"]}' if is_one_of_many() else ''
         print(f'{os.path.basename(sys.argv[0])}: error{place}: {message}', file=sys.stderr)
         raise SystemExit(1) from error

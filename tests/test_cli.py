@@ -119,3 +119,10 @@ def test_models_without_checkpoints_or_names_are_usage_errors(of_models, words, 
     with pytest.raises(SystemExit):
         cli.pair_models(of_models, args)
     assert sentence in capsys.readouterr().err
+
+
+def test_a_bare_key_that_is_missing_is_told_as_such(capsys, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(SystemExit), cli.report_errors():
+        {}['img_scale']
+    assert capsys.readouterr().err.endswith("error: KeyError: 'img_scale'\n")

@@ -23,6 +23,7 @@ from mmengine.utils import track_iter_progress
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmlska.engine.bare_model import without_wrappers
 from mmlska.models import VAN
 
 WHAT_IS_COUNTED = (
@@ -159,7 +160,7 @@ def comparison_rows(records: Sequence[dict[str, Any]]) -> list[list[str]]:
 def build_for_counting(cfg: Config) -> nn.Module:
     """Build the detector or segmentor of a config, without its weights, on the meta device."""
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = revert_sync_batchnorm(without_wrappers(MODELS.build(cfg.model)))
     # Not chained: detectors that distil override train() and return nothing.
     model.eval()
     model.to('meta')
@@ -285,7 +286,7 @@ def count_whole(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity
     image = torch.zeros(1, image_channels(model), *padded)
     told = None if TRACKS_MODULES else model
     with torch.no_grad(), FlopCounterMode(told, display=False) as counter:
-        model(image, [blank_sample(padded)], mode='tensor')
+        run_whole(model, image)
     flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     model.to('meta')
     root = type(model).__name__
@@ -304,6 +305,15 @@ def count_whole(model: nn.Module, shape: tuple[int, int]) -> list[PartComplexity
     params = sum(part.params for part in through_layers)
     others = [PartComplexity(names, params, rest, 'the rest of the run')] if rest or params else []
     return [*called, *others, *idle]
+
+
+def run_whole(model: nn.Module, image: torch.Tensor) -> Any:
+    """Run a model on a blank image, by the network alone."""
+    sample = blank_sample(tuple(image.shape[2:]))
+    if hasattr(model, 'encode_decode'):
+        # In forward() of a segmentor heads lack what they need: the sample, or the head before.
+        return model.encode_decode(image, [sample.metainfo])
+    return model(image, [sample], mode='tensor')
 
 
 def blank_sample(shape: tuple[int, int]) -> BaseDataElement:

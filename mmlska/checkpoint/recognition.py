@@ -23,6 +23,8 @@ KINDS = {
 CONVERTIBLE = ('LKA', 'LSKA')
 # Of several places with equally many weights the first of these is the backbone.
 USUAL_PREFIXES = ('', 'backbone.')
+# What the averages of models that PyTorch and mmengine keep count, beside their weights.
+COUNTERS = {'n_averaged', 'steps'}
 
 
 class Trait(NamedTuple):
@@ -60,7 +62,7 @@ def find_backbone(weights: Mapping, is_name: Callable[[str], object]) -> Parts:
     Raises:
         CheckpointError: If equally many lie in two places. The message names them.
     """
-    weights = {without_wrappers(key): value for key, value in weights.items()}
+    weights = {without_wrappers(key): weights[key] for key in weights if key not in COUNTERS}
     found = Counter(_prefix(key, is_name) for key in weights)
     del found[None]
     most = max(found.values(), default=0)

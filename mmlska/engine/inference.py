@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mmengine.visualization import BaseVisBackend
 from torch import nn
 
 from mmlska.checkpoint import CheckpointError, unwrap
+from mmlska.data.sources import classes_of as names_of
 from mmlska.deploy import fuse
 
 from .config import DETECTION, SEGMENTATION, load_config, task_of, type_name
@@ -191,8 +192,7 @@ class Predictor:
         self.visualizer.add_datasample(
             'video' if is_frame else Path(image).name,
             displayable(self.read(image)['img'], self.channel_order),
-            # A tensor of one pixel is an index to NumPy, by which mmseg draws.
-            prediction if self.is_detector else prediction.numpy(),
+            self._drawable(prediction),
             draw_gt=False,
             show=show,
             wait_time=SHOWN_FRAME if is_frame else 0,
@@ -203,14 +203,30 @@ class Predictor:
             mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_file))
         return picture
 
+    def _drawable(self, prediction: BaseDataElement) -> BaseDataElement:
+        """The prediction as the visualizers of mmdet and mmseg can take it."""
+        if not self.is_detector:
+            # A tensor of one pixel is an index to NumPy, by which mmseg draws.
+            return prediction.numpy()
+        if 'pred_panoptic_seg' in prediction and not self._count_segments(prediction):
+            # mmdet stacks the areas of all segments, and fails without one.
+            prediction = prediction.clone()
+            del prediction.pred_panoptic_seg
+        return prediction
+
+    def _count_segments(self, prediction: BaseDataElement) -> Counter:
+        """How many segments of each class a panoptic map has."""
+        count = len(self.visualizer.dataset_meta['classes'])
+        segments = prediction.pred_panoptic_seg.sem_seg.unique()
+        labels = (segments % INSTANCE_OFFSET).tolist()
+        # One label beyond the classes stands for no segment.
+        return Counter(label for label in labels if label < count)
+
     def describe(self, prediction: BaseDataElement, score_thr: float = 0.3) -> str:
         """What a prediction holds, in words: detections, or segments, or area, by class."""
         classes = self.visualizer.dataset_meta['classes']
         if 'pred_panoptic_seg' in prediction:
-            segments = prediction.pred_panoptic_seg.sem_seg.unique()
-            labels = (segments % INSTANCE_OFFSET).tolist()
-            counts = Counter(label for label in labels if label < len(classes))
-            return in_words(counts, classes) or 'no segment'
+            return in_words(self._count_segments(prediction), classes) or 'no segment'
         if self.is_detector:
             found = prediction.pred_instances
             counts = Counter(found.labels[found.scores > score_thr].tolist())
@@ -334,14 +350,21 @@ def classes_of(dataset_cfg: dict) -> dict:
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
-    return {**kind.METAINFO, **dataset_cfg.get('metainfo', {})}
+    known = {**getattr(kind, 'METAINFO', {}), **(dataset_cfg.get('metainfo') or {})}
+    return {**known, 'classes': names_of(dataset_cfg, kind)}
 
 
 def with_palette(meta: dict) -> dict:
-    """Give each class a colour, the same in every run, where the data set has none."""
-    if meta.get('palette'):
+    """Give each class a colour, the same in every run, where the data set has none.
+
+    A single name, ``classes=('screw')``, is one class, and not the classes of its letters.
+    """
+    classes, palette = meta['classes'], meta.get('palette')
+    classes = (classes,) if isinstance(classes, str) else classes
+    meta, count = {**meta, 'classes': classes}, len(classes)
+    # Text names a palette of the visualizer.
+    if isinstance(palette, str) or len(palette or ()) >= count:
         return meta
-    count = len(meta['classes'])
     # All hues, neighbours far apart: every third is dark.
     colours = [hsv_to_rgb(i * 0.382 % 1, 0.8, 0.6 if i % 3 == 2 else 0.95) for i in range(count)]
     return {**meta, 'palette': [tuple(round(255 * part) for part in c) for c in colours]}
@@ -362,4 +385,15 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict | None]:
     except CheckpointError as error:
         raise ValueError(str(error)) from error
     load_all_weights(model, unwrap(content), checkpoint)
-    return model, (content.get('meta') or {}).get('dataset_meta')
+    return model, known_classes(content.get('meta') or {})
+
+
+def known_classes(meta: Mapping) -> dict | None:
+    """What the ``meta`` of a checkpoint says about the classes; None if nothing.
+
+    MMDetection 2 and MMSegmentation 0 named them ``CLASSES``, in ``meta`` itself.
+    """
+    known = meta.get('dataset_meta') or meta
+    known = {str(key).lower(): value for key, value in known.items()}
+    names = {key: known[key] for key in ('classes', 'palette') if known.get(key)}
+    return names if 'classes' in names else None

@@ -1,7 +1,8 @@
 """Loading a trained model for use: all of its weights, or an error."""
 
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, MutableMapping
 
 import torch
 from mmengine.logging import print_log
@@ -26,13 +27,15 @@ def load_all_weights(model: nn.Module, weights: Mapping, checkpoint: str) -> Non
 
     Args:
         model: A detector or segmentor.
-        weights: Its state dict; keys may carry the prefixes of torch's wrappers.
+        weights: Its state dict; keys may carry the prefixes of torch's wrappers, and that of a
+            module around the model.
         checkpoint: Where they come from, for messages.
 
     Raises:
         ValueError: If weights of the model are missing or have another shape.
     """
     weights = {without_wrappers(key): value for key, value in weights.items()}
+    offer_to_model(model, weights)
     refusal = f'the checkpoint {checkpoint!r} is not of this {type(model).__name__}'
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -146,6 +149,40 @@ def loaded_whole(model: nn.Module) -> tuple[str, ...]:
     """Beginnings of the names in backbones of ours, which load whole or not at all."""
     modules = model.named_modules()
     return tuple(f'{name}.' for name, module in modules if isinstance(module, WholeLoading))
+
+
+def offer_to_model(model: nn.Module, weights: MutableMapping) -> None:
+    """Take the prefix of a module around the model off the names of its weights, in place.
+
+    Lightning's modules hold a model as ``model.``, and save it so.
+
+    Args:
+        model: A detector or segmentor.
+        weights: Weights of the model. Where some bear the names of the model itself, beside those
+            of its backbone, or no one prefix stands before most of its names, they are left as they
+            are.
+    """
+    names = set(model.state_dict())
+    own = {name for name in names if not name.startswith('backbone.')}
+    found = Counter(start for key in weights for start in starts_before(key, names))
+    (prefix, count), *others = found.most_common(2) or [('', 0)]
+    is_tied = any(number == count for _, number in others)
+    if not own or own & set(weights) or is_tied or 2 * count < len(names):
+        return
+    for key in [key for key in weights if key.startswith(prefix)]:
+        weights[key.removeprefix(prefix)] = weights.pop(key)
+    print_log(f'the weights of the model are those under {prefix!r} of the checkpoint', 'current')
+
+
+def starts_before(key: str, names: Container[str]) -> Iterator[str]:
+    """What stands before each end of a key that is one of some names.
+
+    >>> list(starts_before('model.neck.weight', {'neck.weight', 'weight'}))
+    ['model.', 'model.neck.']
+    """
+    for end, letter in enumerate(key, 1):
+        if letter == '.' and key[end:] in names:
+            yield key[:end]
 
 
 def counted(keys: list[str]) -> str:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel
 from torch import nn
 
 from mmlska.analysis import complexity
@@ -350,3 +351,35 @@ def test_a_detector_whose_train_returns_nothing_is_built(monkeypatch):
     monkeypatch.setattr(complexity.MODELS, 'build', lambda _: Odd())
     model = complexity.build_for_counting(Config(dict(model=dict(type='Odd'), default_scope=None)))
     assert not model.training and model.encoder.weight.is_meta
+
+
+class Views(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        return data_samples_list
+
+
+def test_a_model_under_test_time_augmentation_is_the_model_itself(monkeypatch):
+    inner = Odd()
+    inner.test_step = None
+    model = Views(inner)
+    monkeypatch.setattr(complexity.MODELS, 'build', lambda _: model)
+    model = complexity.build_for_counting(Config(dict(model=dict(type='Odd'), default_scope=None)))
+    assert model is inner
+
+
+class NeedsSamples(nn.Module):
+    """A segmentor whose head needs what forward() does not hand on."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 1)
+        self.decode_head = nn.ModuleList([nn.Conv2d(4, 2, 1)])
+
+    def encode_decode(self, image, metas):
+        assert metas[0]['img_shape'] == tuple(image.shape[2:])
+        return self.decode_head[0](self.backbone(image))
+
+
+def test_a_segmentor_is_run_as_it_predicts():
+    parts = complexity.count_model(NeedsSamples(), (8, 4))
+    assert sum(part.macs or 0 for part in parts) == 8 * 4 * (3 * 4 + 4 * 2)

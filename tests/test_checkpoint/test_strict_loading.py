@@ -307,3 +307,13 @@ def test_the_epsilon_of_the_official_detection_code_is_told(eps, warned):
     target = van(stage_norm_cfg=dict(type='LN', eps=eps))
     lines = log_of(lambda: target.load_state_dict(weights))
     assert any('eps=1e-05' in line for line in lines) == warned
+
+
+@pytest.mark.parametrize('counter', ['n_averaged', 'steps'])
+@pytest.mark.parametrize('wrapper', ['state_dict', 'ema_state_dict'])
+def test_an_average_of_the_model_loads_with_its_counter(counter, wrapper, tmp_path):
+    source, target = van(), van()
+    weights = {f'module.{key}': value for key, value in source.state_dict().items()}
+    target.load_state_dict({wrapper: {counter: torch.tensor(3), **weights}})
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict()[key]), key

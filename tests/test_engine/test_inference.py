@@ -11,8 +11,10 @@ from mmlska.engine.inference import (
     Predictor,
     UnreadableImageError,
     channel_order,
+    classes_of,
     displayable,
     find_device,
+    known_classes,
     read_image,
     split_pipeline,
     takes_frames,
@@ -276,3 +278,45 @@ def test_segments_of_a_panoptic_map_are_told_in_words(detector):
     ids = torch.tensor([[2, 2, 1002], [2002, 7, 10]])
     panoptic = BaseDataElement(pred_panoptic_seg=PixelData(sem_seg=ids[None]))
     assert detector.describe(panoptic) == '3 x 2, 1 x 7'
+
+
+@pytest.mark.parametrize('label', [10, 7])
+def test_a_panoptic_map_is_drawn_with_and_without_a_segment(label, detector, folder):
+    from mmengine.structures import PixelData
+
+    prediction = detection(0.9)
+    ids = torch.full((1, 96, 128), label)
+    prediction.pred_panoptic_seg = PixelData(sem_seg=ids)
+    assert (detector.describe(prediction) == 'no segment') == (label == 10)
+    drawn = detector.draw(folder / 'noise.png', prediction)
+    without = detector.draw(folder / 'noise.png', detection(0.9))
+    assert (drawn != without).any() == (label == 7)
+    assert 'pred_panoptic_seg' in prediction
+
+
+@pytest.mark.parametrize(
+    ('meta', 'expected'),
+    [
+        (dict(dataset_meta=dict(classes=['a', 'b'], palette=None)), dict(classes=['a', 'b'])),
+        (dict(dataset_meta=dict(CLASSES=('a',))), dict(classes=('a',))),
+        (dict(CLASSES=('a',), PALETTE=[(1, 2, 3)]), dict(classes=('a',), palette=[(1, 2, 3)])),
+        (dict(dataset_meta=dict(palette=[(1, 2, 3)])), None),
+        (dict(epoch=3), None),
+        (dict(), None),
+    ],
+)
+def test_a_checkpoint_of_any_age_tells_its_classes(meta, expected):
+    assert known_classes(meta) == expected
+
+
+def test_classes_may_stand_in_a_file(tmp_path):
+    (tmp_path / 'names.txt').write_text('screw\nnut\n')
+    dataset = dict(type='BaseDataset', metainfo=dict(classes=str(tmp_path / 'names.txt')))
+    assert classes_of(dataset)['classes'] == ['screw', 'nut']
+
+
+def test_a_single_name_is_one_class_and_a_short_palette_is_replaced():
+    assert with_palette(dict(classes='screw'))['classes'] == ('screw',)
+    short = with_palette(dict(classes=('a', 'b'), palette=[(1, 2, 3)]))['palette']
+    assert len(short) == 2 and (1, 2, 3) not in short
+    assert with_palette(dict(classes=('a', 'b'), palette='coco'))['palette'] == 'coco'

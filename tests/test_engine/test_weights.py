@@ -43,3 +43,35 @@ def test_superfluous_weights_are_told_in_one_line(monkeypatch):
     monkeypatch.setattr(weights, 'print_log', lambda message, **_: messages.append(message))
     load_all_weights(model(), {**model().state_dict(), 'aux.weight': torch.zeros(1)}, 'x.pth')
     assert messages == ['the model has no place for 1 weights (aux.weight) of x.pth']
+
+
+def part_names(prefix: str) -> dict:
+    return {f'{prefix}{key}': value for key, value in whole().state_dict().items()}
+
+
+def whole() -> nn.Module:
+    return nn.ModuleDict(dict(backbone=nn.Linear(2, 2), neck=nn.Linear(2, 2), head=nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize('beside', [{}, {'backbone.weight': torch.zeros(2, 2)}])
+def test_weights_in_a_module_around_the_model_are_found(beside):
+    given, target = part_names('model.'), whole()
+    load_all_weights(target, {**beside, **given, 'loss.weight': torch.zeros(1)}, 'x.pth')
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, given[f'model.{key}'])
+
+
+def test_of_several_models_in_a_file_none_is_taken():
+    given = part_names('student.') | part_names('teacher.')
+    weights.offer_to_model(whole(), given)
+    assert given.keys() == {*part_names('student.'), *part_names('teacher.')}
+    with pytest.raises(ValueError, match='it lacks 6 weights'):
+        load_all_weights(whole(), given, 'x.pth')
+
+
+@pytest.mark.parametrize('prefix', ['', 'other.neck.'])
+def test_names_of_the_model_itself_and_strange_ones_are_left(prefix):
+    given = {f'{prefix}{key}': value for key, value in model().state_dict().items()}
+    before = dict(given)
+    weights.offer_to_model(whole(), given)
+    assert given == before

@@ -7,7 +7,12 @@ from mmlska.checkpoint import WholeLoading
 from mmlska.checkpoint.naming import without_wrappers
 from mmlska.checkpoint.strict_loading import check_prefixes
 from mmlska.engine.bare_model import bare_model
-from mmlska.engine.weights import check_init_cfg, check_values, offer_to_backbone
+from mmlska.engine.weights import (
+    check_init_cfg,
+    check_values,
+    offer_to_backbone,
+    offer_to_model,
+)
 from mmlska.registry import HOOKS
 
 
@@ -35,6 +40,7 @@ class RandomWeightsHook(Hook):
             CheckpointError: If a value cannot be copied.
         """
         model, weights = bare_model(runner), checkpoint.get('state_dict', checkpoint)
+        offer_to_model(model, weights)
         offer_to_backbone(model, weights)
         check_values(model, {without_wrappers(key): value for key, value in weights.items()})
 
