@@ -102,15 +102,21 @@ def folder_of(args: argparse.Namespace) -> str:
 def main() -> None:
     """Predict, image by image; one that fails does not stop the others."""
     args = parse_args()
+    from mmlska.engine.folders import make_folder
     from mmlska.engine.inference import Predictor
     from mmlska.engine.prediction_files import PredictionFiles
 
     with report_errors():
         outputs = plan_outputs(args)
+        kinds = set(args.save) - {'picture'}
+        option = '--out-file' if args.out_file else '--out-dir'
+        for folder in {path.parent for path in outputs.values() if path}:
+            make_folder(folder, option)
+        if kinds:
+            make_folder(folder_of(args), '--out-dir')
         predictor = Predictor(
             args.config, args.checkpoint, args.device, args.cfg_options, args.fuse
         )
-        kinds = set(args.save) - {'picture'}
         files = PredictionFiles(predictor, folder_of(args), kinds, args.score_thr, args.show)
         try:
             failed = predict(files, outputs)

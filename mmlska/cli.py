@@ -1,17 +1,18 @@
-"""What the command lines of all scripts share; kept light so that ``--help`` answers at once."""
+"""What the command lines of all scripts share; kept light so that ``--help`` answers at once.
+
+Imported, it prepares the environment for the libraries that the scripts load after it.
+"""
 
 import argparse
+import atexit
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-# Threads of OpenMP wait for each other by spinning. On cores that other programs use too they spin
-# away the time of the threads that they wait for; sleeping ones do not. PyTorch's library reads it
-# once, when it is loaded: scripts import this module before.
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 OPTIONS_HELP = (
     'settings that override the config, as KEY=VALUE with a dotted key, for example '
@@ -19,6 +20,39 @@ OPTIONS_HELP = (
     'KEY="[a,b]" or KEY=a,b, without blanks; an element of a list is named by its index '
     '(train_dataloader.dataset.pipeline.2.scale="(640,400)")'
 )
+
+
+def prepare_environment() -> None:
+    """Set variables that libraries read when they are loaded, unless the user has set them.
+
+    Threads of OpenMP that wait for each other spin. On cores that other programs use too they spin
+    away the time of the threads that they wait for; sleeping ones do not.
+
+    Without a home folder that can be written into, as in containers, libraries that keep caches
+    fail (numba, yapf): they get a folder that is removed at the end.
+    """
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    if 'XDG_CACHE_HOME' in os.environ or can_be_made(os.path.expanduser('~/.cache')):
+        return
+    folder = os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='mmlska-cache-')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    print(
+        f'{os.path.basename(sys.argv[0])}: nothing can be written into the home folder; what this '
+        'run downloads and remembers is removed at its end, unless XDG_CACHE_HOME names a folder',
+        file=sys.stderr,
+    )
+
+
+def can_be_made(folder: str) -> bool:
+    """Whether a folder can be written into, or made where it does not exist."""
+    existing = Path(folder)
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    is_writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    return os.path.isabs(folder) and is_writable
+
+
+prepare_environment()
 
 
 class OptionsAction(argparse.Action):

@@ -57,6 +57,14 @@ def test_good_data_is_counted_and_drawn(check, tmp_path):
     assert max(abs(a - b) for a, b in zip(inside, frame, strict=True)) > 30
 
 
+@pytest.mark.parametrize('option', ['--sheet', '--fix'])
+def test_a_folder_that_cannot_be_made_ends_it_before_it_has_begun(check, option):
+    Path('file').touch()
+    status, printed = check({}, option, 'file')
+    assert status == 1 and printed.out == ''
+    assert f"{option}: no file can be written into 'file' (File exists)" in printed.err
+
+
 def test_faults_are_told_and_mended(check):
     status, printed = check({}, '--fix', 'mended')
     assert 'the data has faults' in status

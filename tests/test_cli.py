@@ -66,14 +66,39 @@ def test_each_process_of_a_job_speaks_by_its_rank(rank, capsys, monkeypatch):
     assert capsys.readouterr().err.endswith(f'error on {host}, rank {rank}: missing here\n')
 
 
-@pytest.mark.parametrize(('given', 'found'), [({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'A'}, 'A')])
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, found):
-    code = """import sys, os, mmlska.cli
-print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"""
-    kept = {key: value for key, value in os.environ.items() if key != 'OMP_WAIT_POLICY'}
-    command, environment = [sys.executable, '-c', code], {**kept, **given}
-    # What comes too late changes nothing: PyTorch must not be loaded yet.
-    assert subprocess.check_output(command, text=True, env=environment) == f'{found} False\n'
+def after_import(expression: str, **environment: str | None) -> subprocess.CompletedProcess:
+    """What an expression is in a new process that has imported the module, and what it said."""
+    known = {key: value for key, value in {**os.environ, **environment}.items() if value}
+    command = [sys.executable, '-c', f'import mmlska.cli, os, sys; print({expression})']
+    return subprocess.run(command, env=known, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize(('given', 'policy'), [(None, 'PASSIVE'), ('ACTIVE', 'ACTIVE')])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, policy):
+    # What comes after PyTorch was loaded changes nothing.
+    asked = "os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules"
+    assert after_import(asked, OMP_WAIT_POLICY=given).stdout == f'{policy} False\n'
+
+
+def test_without_a_home_caches_have_a_place_until_the_end(tmp_path):
+    no_folder = tmp_path / 'file'
+    no_folder.touch()
+    cache = "os.environ.get('XDG_CACHE_HOME')"
+    asked = f'{cache}, os.access({cache}, os.W_OK)'
+    done = after_import(asked, HOME=str(no_folder), XDG_CACHE_HOME=None, TMPDIR=str(tmp_path))
+    folder, is_writable = done.stdout.split()
+    assert folder.startswith(str(tmp_path)) and is_writable == 'True'
+    assert not os.path.exists(folder)
+    assert done.stderr.count('nothing can be written into the home folder') == 1
+
+
+@pytest.mark.parametrize('named', [None, 'mine'])
+def test_a_place_for_caches_that_is_there_stays(named, tmp_path):
+    done = after_import(
+        "os.environ.get('XDG_CACHE_HOME')", HOME=str(tmp_path / 'new'), XDG_CACHE_HOME=named
+    )
+    assert (done.stdout, done.stderr) == (f'{named}\n', '')
+    assert not (tmp_path / 'new').exists()
 
 
 def test_an_error_of_the_code_keeps_its_traceback():

@@ -406,6 +406,7 @@ def test_image_demo_tells_mistakes_in_one_message(trained, user, run_tool):
         ([image, DETECTOR, checkpoint], 'is not of this RetinaNet'),
         ([image, image, SEGMENTOR, checkpoint, '--out-file', 'x.png'], '--out-file is for a sing'),
         ([image, SEGMENTOR, checkpoint, '--save', 'coco'], 'coco is of a detector'),
+        ([image, SEGMENTOR, checkpoint, '--out-dir', image], '--out-dir: no file can be written'),
         ([image, image, SEGMENTOR, checkpoint, '--save', 'labels'], 'several images are called'),
     ):
         done = run_tool(DEMO, *arguments, expect=1)

@@ -11,6 +11,7 @@ PyTorch's operations take the faster one of both memory layouts.
 
 import functools
 import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -499,9 +500,13 @@ def run(name: str | None, max_minutes: float, output: str | None) -> None:
     path = Path(output) if output else tuned.path_in_use()
     if path is None:
         raise ValueError(
-            f'{tuned.ENVIRONMENT_VARIABLE}={tuned.OFF} says that no file is read: name one to '
-            'write with --output, or unset the variable'
+            f'no file is read, by {tuned.ENVIRONMENT_VARIABLE}={tuned.OFF} or because there is no '
+            'home folder: name one to write with --output'
         )
+    # Known before minutes are spent.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f'no file can be written into {str(path.parent)!r}: see --output')
     device = find_device(name)
     place = measured.place_of(device)
     print(f'{place}: {max_minutes:g} minutes at most', flush=True)

@@ -83,7 +83,11 @@ def _once_a_machine(
     cache_dir: str | os.PathLike | None = None,
     sha256: str | None = None,
 ) -> Path:
-    """Fetch in the first process of each machine, while the others wait."""
+    """Fetch in the first process of each machine, while the others wait.
+
+    Raises:
+        CheckpointError: See :func:`download`; or if the folder of the cache cannot be written into.
+    """
     cached = cached_path(url, cache_dir)
     is_first = int(os.environ.get('LOCAL_RANK', get_dist_info()[0])) == 0
     try:
@@ -91,6 +95,11 @@ def _once_a_machine(
             _fetch_whole(url, fetch, cached, sha256)
         elif is_first:
             check_sha256(cached, sha256)
+    except OSError as error:
+        raise CheckpointError(
+            f'{url} cannot be kept in {str(cached.parent)!r} ({error}): set TORCH_HOME to a folder '
+            'that can be written into, or fetch it yourself and name the local file'
+        ) from error
     finally:
         barrier()
     return find_file(cached)

@@ -95,7 +95,7 @@ def read_checkpoint(
 def is_trusted(path: Path) -> bool:
     """Whether the environment variable ``MMLSKA_TRUST`` names the file."""
     named = filter(None, os.environ.get(TRUST, '').split(os.pathsep))
-    files = [Path(name).expanduser() for name in named]
+    files = [Path(os.path.expanduser(name)) for name in named]
     return any(file.exists() and file.samefile(path) for file in files)
 
 

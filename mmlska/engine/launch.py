@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from .config import DETECTION, SEGMENTATION, load_config, task_of, type_name
 from .data_check import check_content, check_data
 from .distributed import prepare_launcher, tell_rank
+from .folders import make_folder
 from .hooks.whole_weights_hook import WholeWeightsHook
 
 # Heads of mmdet that work without their masks, and metrics that always need masks.
@@ -45,6 +46,7 @@ def prepare_training(
 
     Raises:
         FileNotFoundError: If the config, its data or a checkpoint is missing.
+        OSError: If the work dir cannot be written into.
         ValueError: If an argument does not fit the config or the machine.
     """
     tell_rank(launcher)
@@ -62,6 +64,7 @@ def prepare_training(
         drop_data_check(cfg)
     elif int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
         check_content(cfg, ('train', 'val'))
+    make_folder(cfg.work_dir, '--work-dir')
     prepare_launcher(cfg, launcher)
     return cfg
 
@@ -96,6 +99,7 @@ def prepare_testing(
 
     Raises:
         FileNotFoundError: If the config, its data or the checkpoint is missing.
+        OSError: If the work dir cannot be written into.
         ValueError: If an argument does not fit the config or the machine.
     """
     tell_rank(launcher)
@@ -112,6 +116,7 @@ def prepare_testing(
     if fuse:
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='mmlska.FusingHook')]
     check_data(cfg, ('test',))
+    make_folder(cfg.work_dir, '--work-dir')
     prepare_launcher(cfg, launcher)
     return cfg
 

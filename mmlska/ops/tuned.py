@@ -70,13 +70,14 @@ class TunedFileError(ValueError):
 def path_in_use() -> Path | None:
     """The file that is read and written: what the environment names, else one in the user's cache.
 
-    None where ``MMLSKA_TUNED=off`` says that none is.
+    None where ``MMLSKA_TUNED=off`` says that none is, and where there is no home folder, as in
+    containers.
     """
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     if named:
-        return None if named == OFF else Path(named).expanduser()
-    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(cache) / 'mmlska' / 'tuned.json'
+        return None if named == OFF else Path(os.path.expanduser(named))
+    cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    return Path(cache, 'mmlska', 'tuned.json') if os.path.isabs(cache) else None
 
 
 def read(path: Path) -> list[Table]:

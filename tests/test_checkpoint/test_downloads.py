@@ -113,3 +113,9 @@ def test_several_jobs_fetch_a_file_once(server, tmp_path):
         thread.join()
     assert cached_path(server.url, tmp_path).read_bytes() == CONTENT
     assert server.ranges == [None]
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_way_out(server, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(CheckpointError, match=r'cannot be kept in .*set TORCH_HOME to a folder'):
+        download(server.url, tmp_path / 'file' / 'hub')

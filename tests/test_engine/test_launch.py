@@ -35,6 +35,7 @@ def started(monkeypatch):
     monkeypatch.setattr(Runner, 'from_cfg', from_cfg)
     monkeypatch.setattr(launch, 'check_data', lambda *_: None)
     monkeypatch.setattr(launch, 'check_content', lambda *_: None)
+    monkeypatch.setattr(launch, 'make_folder', lambda *_: None)
     monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
     return configs
 
@@ -165,6 +166,14 @@ def test_a_missing_checkpoint_is_named(resume, monkeypatch):
     origin = '--resume' if resume else 'load_from'
     with pytest.raises(FileNotFoundError, match=f"{origin}: no checkpoint file 'absent.pth'"):
         launch.prepare_training('any.py', resume=resume)
+
+
+@pytest.mark.parametrize('prepare', ['training', 'testing'])
+def test_a_work_dir_that_cannot_be_made_is_named(prepare, checkpoint, monkeypatch):
+    monkeypatch.setattr(launch, 'load_config', lambda *_: Config())
+    more = [checkpoint] if prepare == 'testing' else []
+    with pytest.raises(OSError, match='--work-dir: no file can be written into'):
+        getattr(launch, f'prepare_{prepare}')('any.py', *more, work_dir=checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,13 @@ def test_the_environment_names_the_file_or_turns_it_off(monkeypatch, tmp_path, v
     )
 
 
+def test_without_a_home_no_file_is_in_use(monkeypatch):
+    monkeypatch.delenv('MMLSKA_TUNED')
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setattr('os.path.expanduser', lambda path: path)
+    assert tuned.path_in_use() is None
+
+
 @compiles
 def test_compilers_keep_it_as_a_constant(file):
     tuned.write(file, [table()])

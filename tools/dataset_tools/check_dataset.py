@@ -86,7 +86,6 @@ def draw_sheet(source, folder: Path) -> None:
 
     sheet = contact_sheet(source)
     if sheet is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f'{source.key}.jpg'
         sheet.save(path, quality=90)
         print(f'  samples with their labels: {path}')
@@ -106,7 +105,6 @@ def write_repaired(source, folder: Path) -> None:
     if not lines and not faults:
         print(f'  {source.path}: no repair is both needed and safe')
         return
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'{source.key.split("_")[0]}_{Path(source.path).name}'
     path.write_text(json.dumps(mended), encoding='utf-8')
     print(f'  repaired: {path}')
@@ -118,12 +116,16 @@ def main() -> None:
     args = parse_args()
     from mmlska.data import CocoSource, check_source, find_sources, has_errors
     from mmlska.engine.config import load_config
+    from mmlska.engine.folders import make_folder
 
     with report_errors():
         cfg = load_config(args.config, args.cfg_options)
         sources, others = find_sources(cfg, tuple(args.split))
         if not sources and not others:
             raise ValueError(f'{args.config} has no data set for {", ".join(args.split)}')
+        make_folder(args.sheet, '--sheet')
+        if args.fix:
+            make_folder(args.fix, '--fix')
     wrong = False
     for source in sources:
         report = check_source(source, args.jobs, show_progress)
