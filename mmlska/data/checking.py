@@ -40,11 +40,17 @@ class Report:
 
 @without_cycle_search()
 def quick_faults(source: CocoSource | LabelSource) -> list[Fault]:
-    """Faults that are found without opening an image."""
+    """Faults that are found without opening an image; of label maps the first one is opened."""
     if isinstance(source, CocoSource):
         faults = coco_content(source, exact=False)[1]
         return coco_content(source)[1] if has_errors(faults) else faults
-    return pairing_faults(source, label_pairs(source))
+    pairs = label_pairs(source)
+    faults = pairing_faults(source, pairs)
+    if faults or not source.read_by_mmseg:
+        return faults
+    # What is wrong with one is mostly wrong with all: colours, or classes that are counted from 1.
+    first = [check_label_map(label)[0] for label in label_maps(source, pairs[:1])]
+    return [fault for found in first for fault in found if fault.level != WARNING]
 
 
 def coco_content(
@@ -144,12 +150,7 @@ def check_label_maps(source: LabelSource, jobs: int, progress: Callable) -> Repo
     faults = pairing_faults(source, pairs)
     if faults and all(fault.file in (source.image_folder, source.label_folder) for fault in faults):
         return Report(source, faults)
-    num_classes = None if source.classes is None else len(source.classes)
-    labels = [
-        LabelMap(label, image, num_classes, source.reduce_zero_label, source.ignore_index)
-        for image, label in pairs
-        if source.label_folder and os.path.isfile(label)
-    ]
+    labels = label_maps(source, pairs)
     pictures = [Picture(image) for image, _ in pairs]
     total = len(labels) + len(pictures)
     results = progress(parallel(check_sample, [*pictures, *labels], jobs), total)
@@ -161,6 +162,16 @@ def check_label_maps(source: LabelSource, jobs: int, progress: Callable) -> Repo
     foreground = foreground_fault(source.label_folder, counts, labels[0]) if labels else None
     faults = joined([*faults, *found, *([foreground] if foreground else [])])
     return Report(source, faults, count_pixels(source, counts), len(pictures))
+
+
+def label_maps(source: LabelSource, pairs: Sequence[tuple[str, str]]) -> list[LabelMap]:
+    """The label maps of some samples that are there."""
+    num_classes = None if source.classes is None else len(source.classes)
+    return [
+        LabelMap(label, image, num_classes, source.reduce_zero_label, source.ignore_index)
+        for image, label in pairs
+        if source.label_folder and os.path.isfile(label)
+    ]
 
 
 def check_sample(sample: Picture | LabelMap) -> tuple[list[Fault], np.ndarray]:

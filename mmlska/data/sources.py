@@ -53,6 +53,8 @@ class LabelSource:
             chooses some of those that the class of the data set has, the maps hold the latter.
         reduce_zero_label: Whether 0 stands for no class.
         ignore_index: Value of pixels that do not count.
+        read_by_mmseg: Whether the pipeline reads the maps by mmseg's own ``LoadAnnotations``, for
+            which a value is the index of a class.
     """
 
     key: str
@@ -64,6 +66,7 @@ class LabelSource:
     classes: Any
     reduce_zero_label: bool
     ignore_index: int
+    read_by_mmseg: bool
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
@@ -175,6 +178,11 @@ def step_settings(dataset: dict, name: str) -> dict:
     return {}
 
 
+def has_step(dataset: dict, name: str) -> bool:
+    """Whether a pipeline has a step of that name."""
+    return bool(step_settings(dataset, name))
+
+
 def coco_source(key: str, dataset: dict, kind: Any, metrics: Any) -> CocoSource:
     """What a detection set reads."""
     prefix = dataset.get('data_prefix') or {}
@@ -215,6 +223,7 @@ def label_source(key: str, dataset: dict, kind: Any) -> LabelSource:
         getattr(kind, 'METAINFO', {}).get('classes') or classes_of(dataset, kind),
         bool(option(dataset, kind, 'reduce_zero_label', False)),
         option(dataset, kind, 'ignore_index', 255),
+        has_step(dataset, 'LoadAnnotations'),
     )
 
 

@@ -131,7 +131,7 @@ def path_problem(path: str) -> str:
 
 
 def check_content(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check what can be known of the data without opening an image; the first process does it.
+    """Check what annotation files and a first label map tell; the first process does it.
 
     Above all it finds what would otherwise fail at the first evaluation only, or never. What was
     found in an annotation file is remembered until its time or size changes.

@@ -1,6 +1,7 @@
 """Predictions of a trained detector or segmentor on images, drawn."""
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
@@ -189,15 +190,19 @@ class Predictor:
             The picture: RGB bytes of shape ``(H, W, 3)``.
         """
         is_frame = isinstance(image, np.ndarray)
-        self.visualizer.add_datasample(
-            'video' if is_frame else Path(image).name,
-            displayable(self.read(image)['img'], self.channel_order),
-            self._drawable(prediction),
-            draw_gt=False,
-            show=show,
-            wait_time=SHOWN_FRAME if is_frame else 0,
-            **(dict(pred_score_thr=score_thr) if self.is_detector else {}),
-        )
+        options = dict(pred_score_thr=score_thr) if self.is_detector else {}
+        with warnings.catch_warnings():
+            # mmengine warns of every box that ends at the border, and draws it.
+            warnings.filterwarnings('ignore', 'Warning: The .* is out of bounds')
+            self.visualizer.add_datasample(
+                'video' if is_frame else Path(image).name,
+                displayable(self.read(image)['img'], self.channel_order),
+                self._drawable(prediction),
+                draw_gt=False,
+                show=show,
+                wait_time=SHOWN_FRAME if is_frame else 0,
+                **options,
+            )
         picture = self._kept.picture
         if out_file is not None:
             mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_file))

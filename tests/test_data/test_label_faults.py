@@ -95,6 +95,17 @@ def test_missing_label_maps_are_told_without_opening_an_image(tmp_path):
     assert fault.file.endswith('1.png')
 
 
+def test_the_first_label_map_is_opened_before_training(tmp_path):
+    source = make_labels(tmp_path)
+    for path in (tmp_path / 'labels').iterdir():
+        save_label(path, MAP + 1)
+    (fault,) = quick_faults(source)
+    assert fault.file.endswith('1.png') and 'has the value 3,' in fault.message
+    assert quick_faults(replace(source, read_by_mmseg=False)) == []
+    save_label(tmp_path / 'labels' / '1.png', MAP * 0 + 255)
+    assert quick_faults(source) == []
+
+
 def test_a_list_of_names_is_followed(tmp_path):
     source = make_labels(tmp_path)
     save_image(tmp_path / 'images' / 'unlisted.jpg')

@@ -86,6 +86,7 @@ def make_labels(folder: Path) -> LabelSource:
         classes=CLASSES,
         reduce_zero_label=False,
         ignore_index=255,
+        read_by_mmseg=True,
     )
 
 

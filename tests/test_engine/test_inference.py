@@ -204,6 +204,13 @@ def test_a_box_is_drawn_where_it_is(folder, detector, tmp_path):
     assert not changed[:, :60].any() and not changed[:30].any()
 
 
+def test_a_box_up_to_the_border_is_drawn_without_a_warning(folder, detector, recwarn):
+    prediction = detection(0.9)
+    prediction.pred_instances.bboxes = torch.tensor([[70.0, 40.0, 128.0, 96.0]])
+    detector.draw(folder / 'noise.png', prediction)
+    assert not [warning for warning in recwarn if 'out of bounds' in str(warning.message)]
+
+
 def test_a_detection_below_the_threshold_is_not_drawn(folder, detector, tmp_path):
     image, out_file = folder / 'noise.png', tmp_path / 'drawn.png'
     blank = drawn(detector, image, nothing_detected(), out_file)
