@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.hooks import Hook
@@ -15,6 +15,16 @@ from mmlska.registry import HOOKS
 
 # Side of the largest map of a trial: seven maps, each half as large as the one before, have a side.
 TRIAL_SIDE = 64
+# Heads that take whole maps, those of segmentors and those of detectors.
+HEADS = (
+    'decode_head',
+    'auxiliary_head',
+    'rpn_head',
+    'bbox_head',
+    'mask_head',
+    'semantic_head',
+    'panoptic_head',
+)
 
 
 class Consumer(NamedTuple):
@@ -25,7 +35,7 @@ class Consumer(NamedTuple):
 
 
 def check_channels(model: nn.Module) -> None:
-    """Find a neck, or a decode or auxiliary head, that the maps of the backbone do not fit.
+    """Find a neck, or a head that takes whole maps, that the maps of the backbone do not fit.
 
     Where the config's ``in_channels`` are not those that the backbone hands out, in this order, the
     module is tried on maps of zeros: some necks list the deepest map first, some heads take a
@@ -53,7 +63,7 @@ def _check_parts(model: nn.Module, prefix: str) -> None:
         first = neck[0] if isinstance(neck, nn.Sequential) else neck
         _check_fit(Consumer(f'{prefix}neck', first), offered, source)
         _check_convs(Consumer(f'{prefix}neck', first), offered, source)
-        source, offered = 'the neck hands out', _told_by(neck)
+        source, offered = 'the neck hands out', _made_by(neck, offered)
     for head in _heads(model, prefix) if offered else ():
         _check_index(head, offered, source)
         _check_fit(head, offered, source)
@@ -61,19 +71,23 @@ def _check_parts(model: nn.Module, prefix: str) -> None:
 
 
 def _heads(model: nn.Module, prefix: str) -> Iterator[Consumer]:
-    for name in ('decode_head', 'auxiliary_head'):
+    for name in HEADS:
         head = getattr(model, name, None)
-        if isinstance(head, nn.ModuleList):
-            yield from (Consumer(f'{prefix}{name}.{i}', part) for i, part in enumerate(head))
-        elif head is not None:
-            yield Consumer(f'{prefix}{name}', head)
+        parts = list(enumerate(head)) if isinstance(head, nn.ModuleList) else [('', head)]
+        for index, part in parts:
+            # In a head with queries the decoder of pixels alone takes the maps.
+            part = getattr(part, 'pixel_decoder', part)
+            if part is not None:
+                yield Consumer(f'{prefix}{name}.{index}'.rstrip('.'), part)
 
 
-def _told_by(neck: nn.Module) -> tuple[int, ...]:
-    """Channels of the maps of a neck, none if it does not tell them."""
-    last = neck[-1] if isinstance(neck, nn.Sequential) else neck
-    channels, count = getattr(last, 'out_channels', None), getattr(last, 'num_outs', None)
-    return (channels,) * count if isinstance(channels, int) and isinstance(count, int) else ()
+def _made_by(neck: nn.Module, channels: Sequence[int]) -> tuple[int, ...]:
+    """Channels of the maps that a neck makes, none if that is not known."""
+    maps = _outputs_of(neck, _trial_maps(neck, channels))
+    is_list = isinstance(maps, (list, tuple))
+    if not is_list or not all(isinstance(x, torch.Tensor) and x.dim() == 4 for x in maps):
+        return ()
+    return tuple(x.shape[1] for x in maps)
 
 
 def _check_index(head: Consumer, offered: Sequence[int], source: str) -> None:
@@ -165,26 +179,39 @@ def _runs(module: nn.Module, channels: Sequence[int]) -> bool:
 
 
 def _runs_on(module: nn.Module, maps: Sequence[torch.Tensor]) -> bool:
+    return _outputs_of(module, maps) is not None
+
+
+def _outputs_of(module: nn.Module, maps: Sequence[torch.Tensor]) -> Any:
+    """What a module makes of maps in evaluation mode, None if it fails."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         module.eval()
         with torch.no_grad():
-            module(maps, **_previous_output(module, maps))
+            return module(maps, **_more_inputs(module, maps))
     except Exception:
         # Code that meets a map that it is not made for may raise anything.
-        return False
+        return None
     finally:
         for part, mode in modes:
             part.training = mode
-    return True
 
 
-def _previous_output(module: nn.Module, maps: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a head of a cascade, such as OCRHead, takes from the head before it beside the maps."""
-    if 'prev_output' not in inspect.signature(module.forward).parameters:
-        return {}
-    first = maps[_as_list(module.in_index)[0]]
-    return dict(prev_output=first.new_zeros(1, module.num_classes, *first.shape[2:]))
+def _more_inputs(module: nn.Module, maps: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """What a module takes beside the maps.
+
+    That is, for a head of a cascade such as OCRHead, the output of the head before it; and for a
+    decoder of pixels such as MaskFormer's the sizes of the images.
+    """
+    taken = inspect.signature(module.forward).parameters
+    inputs: dict[str, Any] = {}
+    if 'prev_output' in taken:
+        first = maps[_as_list(module.in_index)[0]]
+        inputs['prev_output'] = first.new_zeros(1, module.num_classes, *first.shape[2:])
+    if 'batch_img_metas' in taken:
+        size = tuple(maps[0].shape[2:])
+        inputs['batch_img_metas'] = [dict(batch_input_shape=size, img_shape=size, pad_shape=size)]
+    return inputs
 
 
 def _as_list(value: int | Sequence[int] | None) -> list[int]:

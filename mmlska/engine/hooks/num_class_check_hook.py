@@ -10,21 +10,25 @@ from torch import nn
 from mmlska.engine.bare_model import bare_model, config_path
 from mmlska.registry import HOOKS
 
-# Parts of a model whose num_classes is that of the data set. The head of an RPN knows one class,
-# and those of panoptic detectors count things and stuff.
+# Parts of a model whose num_classes is that of the data set. The head of an RPN knows one class.
 HEADS = {'bbox_head', 'mask_head', 'mask_iou_head', 'decode_head', 'auxiliary_head', 'head'}
 # Heads that make labels of their own: of the borders between regions, and of objects whatever they
 # are, which is all that a detector that is an RPN alone learns.
 OWN_LABELS = {'STDCHead', 'RPNHead', 'GARPNHead'}
-# Parts of models whose heads count otherwise: they take names as text, or tell things from stuff.
-OTHER_COUNTS = ('language_model', 'text_encoder', 'panoptic_fusion_head')
+# Parts that count things and stuff, which together are the classes of the data set. Beside them
+# heads of other names may know the things alone.
+PANOPTIC_HEADS = {'panoptic_head', 'semantic_head', 'panoptic_fusion_head'}
+PANOPTIC_COUNTS = ('num_things_classes', 'num_stuff_classes')
+# Parts of models whose heads count otherwise: they take names as text.
+OTHER_COUNTS = ('language_model', 'text_encoder')
 
 
 def check_num_classes(model: nn.Module, dataset: Any) -> None:
     """Compare ``num_classes`` of every head with the classes of a data set.
 
-    What cannot be decided passes: data sets without names of classes, models that take the names as
-    text, panoptic ones, heads that know no class of objects, and heads of mmseg with one output,
+    In panoptic models, of which instance segmentation by queries is a case, things and stuff are
+    counted together. What cannot be decided passes: data sets without names of classes, models that
+    take the names as text, heads that know no class of objects, and heads of mmseg with one output,
     which stands for two classes or for a depth.
 
     Args:
@@ -45,27 +49,32 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
             f'the classes of {name} are the string {classes!r}: a tuple of one name has a comma, '
             f'metainfo=dict(classes=({classes!r},))'
         )
-    wrong = {path: n for path, n in _class_counts(model) if n != len(classes)}
+    wrong = {option: n for option, n in _class_counts(model) if n != len(classes)}
     if wrong:
         some = ', '.join(map(str, classes[:3])) + ', ...' * (len(classes) > 3)
         raise ValueError(
             f'{name} has {len(classes)} classes ({some}), but '
-            + ', '.join(f'{path}.num_classes={n}' for path, n in wrong.items())
+            + ', '.join(f'{option}={n}' for option, n in wrong.items())
             + '. Set '
-            + ', '.join(f'{path}.num_classes={len(classes)}' for path in wrong)
+            + ', '.join(f'{option}={len(classes)}' for option in wrong)
         )
 
 
 def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """The config option of every head, and its number of classes."""
+    """The config option of every head, or the sum of two, and its number of classes."""
     if any(hasattr(part, name) for part in model.modules() for name in OTHER_COUNTS):
         return
+    is_panoptic = any(hasattr(part, 'panoptic_fusion_head') for part in model.modules())
     for name, module in model.named_modules():
         parts = [part for part in name.split('.') if not part.isdigit()]
+        last, path = parts[-1] if parts else '', f'model.{config_path(name)}'
         count = getattr(module, 'num_classes', None)
-        is_head = parts and parts[-1] in HEADS and isinstance(count, int)
-        if is_head and not _counts_otherwise(module, parts[-1], count):
-            yield f'model.{config_path(name)}', count
+        counts = [getattr(module, option, None) for option in PANOPTIC_COUNTS]
+        if last in PANOPTIC_HEADS and all(isinstance(number, int) for number in counts):
+            yield ' + '.join(f'{path}.{option}' for option in PANOPTIC_COUNTS), sum(counts)
+        is_head = last in HEADS and isinstance(count, int) and not is_panoptic
+        if is_head and not _counts_otherwise(module, last, count):
+            yield f'{path}.num_classes', count
 
 
 def _counts_otherwise(head: nn.Module, name: str, count: int) -> bool:

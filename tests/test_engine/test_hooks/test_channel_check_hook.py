@@ -320,3 +320,75 @@ def test_the_neck_of_detrs_is_checked():
     check_channels(detector(necks.ChannelMapper(CHANNELS, out_channels=8)))
     with pytest.raises(ValueError, match=r'convs\.2\.conv is built for 20 channels and gets 24'):
         check_channels(detector(necks.ChannelMapper([8, 16, 20, 32], out_channels=8)))
+
+
+class DenseHead(nn.Module):
+    """A head of a detector: the same convolution on each map of a neck."""
+
+    def __init__(self, in_channels):
+        super().__init__()
+        self.in_channels = in_channels
+        self.conv = nn.Conv2d(in_channels, 2, 1)
+
+    def forward(self, maps):
+        return [self.conv(x) for x in maps]
+
+
+class TakesQueries(DenseHead):
+    """One behind a decoder, which gets no maps."""
+
+    def forward(self, states, references):
+        return super().forward(states)
+
+
+class PixelDecoder(TellsNothing):
+    def forward(self, maps, batch_img_metas):
+        assert batch_img_metas[0]['img_shape'] == tuple(maps[0].shape[2:])
+        return super().forward(maps)
+
+
+@pytest.mark.parametrize('name', ['rpn_head', 'bbox_head', 'mask_head'])
+def test_the_heads_of_detectors_are_checked_behind_their_neck(name):
+    def model(channels, kind=DenseHead):
+        return Part(backbone=VAN(ARCH), neck=TellsNothing(CHANNELS), **{name: kind(channels)})
+
+    check_channels(model(4))
+    check_channels(model(256, TakesQueries))
+    wrong = rf'model\.{name}\.in_channels=256 does.*the neck hands out.*\[4, 4, 4, 4\].*=4$'
+    with pytest.raises(ValueError, match=wrong):
+        check_channels(model(256))
+
+
+def test_what_a_head_with_queries_decodes_is_checked():
+    def model(channels):
+        head = Part(in_channels=channels, pixel_decoder=PixelDecoder(channels))
+        return Part(backbone=VAN(ARCH), panoptic_head=head)
+
+    check_channels(model(CHANNELS))
+    with pytest.raises(ValueError, match=r'model\.panoptic_head does not fit.*256.*gets 8'):
+        check_channels(model([256, 512, 1024, 2048]))
+
+
+def test_the_heads_of_mmdet_are_checked():
+    pytest.importorskip('mmdet')
+    from mmdet.models.dense_heads import RetinaHead
+    from mmdet.models.layers import PixelDecoder
+    from mmdet.models.necks import FPN
+
+    def behind(channels):
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            neck = FPN(in_channels=CHANNELS, out_channels=8, num_outs=5)
+            head = RetinaHead(num_classes=2, in_channels=channels, feat_channels=8)
+        return Part(backbone=VAN(ARCH), neck=neck, bbox_head=head)
+
+    check_channels(behind(8))
+    with pytest.raises(ValueError, match=r'Set model\.bbox_head\.in_channels=8$'):
+        check_channels(behind(256))
+    for channels, is_right in ((CHANNELS, True), ([64, 128, 320, 512], False)):
+        head = Part(pixel_decoder=PixelDecoder(channels, feat_channels=32, out_channels=32))
+        model = Part(backbone=VAN(ARCH), panoptic_head=head)
+        if is_right:
+            check_channels(model)
+            continue
+        with pytest.raises(ValueError, match=r'Set model\.panoptic_head\.in_channels=\[8, 16'):
+            check_channels(model)

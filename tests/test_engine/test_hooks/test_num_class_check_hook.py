@@ -91,6 +91,21 @@ def test_what_cannot_be_decided_passes(model):
     check_num_classes(model, SimpleNamespace(metainfo={}))
 
 
+@pytest.mark.parametrize('name', ['panoptic_head', 'semantic_head', 'panoptic_fusion_head'])
+def test_things_and_stuff_are_the_classes_together(name):
+    def model(things, stuff):
+        head = Part(num_classes=things + stuff, num_things_classes=things, num_stuff_classes=stuff)
+        return Part(**{'panoptic_fusion_head': Part(), name: head}, bbox_head=Part(num_classes=7))
+
+    check_num_classes(model(2, 0), data('screw', 'nut'))
+    check_num_classes(model(1, 1), data('screw', 'floor'))
+    things, stuff = (f'model.{name}.num_{kind}_classes' for kind in ('things', 'stuff'))
+    with pytest.raises(ValueError, match='has 2 classes') as error:
+        check_num_classes(model(80, 53), data('screw', 'floor'))
+    options = f'{things} + {stuff}'
+    assert f'but {options}=133. Set {options}=2' in str(error.value)
+
+
 def test_a_string_is_no_tuple_of_classes():
     dataset = SimpleNamespace(metainfo=dict(classes=('screw')))
     with pytest.raises(TypeError, match=r"string 'screw'.*classes=\('screw',\)"):
