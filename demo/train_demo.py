@@ -135,7 +135,7 @@ def run_demo(args: argparse.Namespace) -> None:
     say('[2/3] Training; the untrained model is evaluated before, to compare')
     config, watch = write_config(args), Watch()
     train(config, args.work_dir / 'train', watch)
-    checkpoint = Path((args.work_dir / 'train' / 'last_checkpoint').read_text())
+    checkpoint = Path((args.work_dir / 'train' / 'last_checkpoint').read_text(encoding='locale'))
 
     picture = args.work_dir / 'predictions.png'
     say(f'[3/3] Drawing {picture}')

@@ -60,12 +60,12 @@ def output_to(log: str | Path) -> Iterator[None]:
     Raises:
         DemoError: In place of an error inside, with the end of the file.
     """
-    with open(log, 'w') as stream:
+    with open(log, 'w', encoding='utf-8') as stream:
         try:
             with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
                 yield
         except Exception as error:
             traceback.print_exc(file=stream)
             stream.flush()
-            tail = '\n'.join(Path(log).read_text().splitlines()[-20:])
+            tail = '\n'.join(Path(log).read_text(encoding='utf-8').splitlines()[-20:])
             raise DemoError(f'{tail}\n\nthese were the last lines of {log}') from error

@@ -5,6 +5,7 @@ Imported, it prepares the environment for the libraries that the scripts load af
 
 import argparse
 import atexit
+import io
 import os
 import shutil
 import socket
@@ -30,7 +31,11 @@ def prepare_environment() -> None:
 
     Without a home folder that can be written into, as in containers, libraries that keep caches
     fail (numba, yapf): they get a folder that is removed at the end.
+
+    What the output has no letters for, as Chinese names on a Windows pipe, is written in escapes.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     if 'XDG_CACHE_HOME' in os.environ or can_be_made(os.path.expanduser('~/.cache')):
         return

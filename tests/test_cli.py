@@ -80,6 +80,10 @@ def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, policy):
     assert after_import(asked, OMP_WAIT_POLICY=given).stdout == f'{policy} False\n'
 
 
+def test_letters_that_the_output_lacks_end_nothing():
+    assert after_import(r"'\u87ba\u4e1d'", PYTHONIOENCODING='cp1252').stdout == '\\u87ba\\u4e1d\n'
+
+
 def test_without_a_home_caches_have_a_place_until_the_end(tmp_path):
     no_folder = tmp_path / 'file'
     no_folder.touch()

@@ -88,7 +88,7 @@ def demo_models(work_dirs: Path = WORK_DIRS) -> list[TrainedModel]:
     """What finished runs of make demo have left."""
     models = []
     for mark in sorted(work_dirs.glob('demo_*/train/last_checkpoint')):
-        folder, checkpoint = mark.parents[1], mark.read_text().strip()
+        folder, checkpoint = mark.parents[1], mark.read_text(encoding='locale').strip()
         configs = sorted(folder.glob('*.py'))
         if configs and Path(checkpoint).is_file():
             config = str(configs[0])

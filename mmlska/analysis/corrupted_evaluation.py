@@ -138,7 +138,7 @@ def evaluate_cells(
         _evaluate_missing(missing, files, settings, jobs, out_dir / 'evaluation.log')
     found: dict[str, dict[Cell, Figures]] = {name: {} for name in names}
     for (subject, cell), file in files.items():
-        found[subject.name][cell] = json.loads(file.read_text())
+        found[subject.name][cell] = json.loads(file.read_text(encoding='utf-8'))
     return found
 
 
@@ -207,7 +207,7 @@ def _evaluate_into(file: Path, subject: Subject, cell: Cell, settings: Settings)
         raise
     # Under its name only when it is whole.
     partial = file.with_suffix('.part')
-    partial.write_text(json.dumps(figures, indent=1) + '\n')
+    partial.write_text(json.dumps(figures, indent=1) + '\n', encoding='utf-8')
     partial.replace(file)
 
 
@@ -325,7 +325,7 @@ def keep_some_images(cfg: Config, number: int, folder: Path) -> None:
 
 
 def _write_some(annotations: Path, chosen: Path, number: int) -> None:
-    content = json.loads(annotations.read_text())
+    content = json.loads(annotations.read_text(encoding='utf-8'))
     images = content['images']
     if len(images) > number:
         images = [images[i * len(images) // number] for i in range(number)]
@@ -334,7 +334,7 @@ def _write_some(annotations: Path, chosen: Path, number: int) -> None:
     content['annotations'] = [a for a in content['annotations'] if a['image_id'] in kept]
     chosen.parent.mkdir(parents=True, exist_ok=True)
     partial = chosen.with_suffix(f'.{os.getpid()}.part')
-    partial.write_text(json.dumps(content))
+    partial.write_text(json.dumps(content), encoding='utf-8')
     partial.replace(chosen)
 
 

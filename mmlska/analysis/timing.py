@@ -231,7 +231,7 @@ def _allocations(profile: torch.profiler.profile) -> list[int]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'trace.json'
         profile.export_chrome_trace(os.fspath(path))
-        events = json.loads(path.read_text(errors='replace'))['traceEvents']
+        events = json.loads(path.read_text(errors='replace', encoding='utf-8'))['traceEvents']
     changes = [event for event in events if event.get('name') == '[memory]']
     changes.sort(key=lambda event: event['ts'])
     return [event['args']['Bytes'] for event in changes if event['args']['Device Type'] == 0]

@@ -149,7 +149,7 @@ def _fetch_http(url: str, path: Path) -> None:
         goes_on = response.status == HTTPStatus.PARTIAL_CONTENT
         mark = response.headers.get('ETag') or response.headers.get('Last-Modified')
         if mark and not mark.startswith('W/'):
-            tag.write_text(mark)
+            tag.write_text(mark, encoding='utf-8')
         else:
             tag.unlink(missing_ok=True)
         expected = response.headers.get('Content-Length')
@@ -165,7 +165,7 @@ def _open_from(url: str, begun: int, tag: Path) -> HTTPResponse:
     if not begun:
         return urlopen(url)
     # RFC 9110: the range is sent if the file is the same, else the whole file.
-    resume = {'Range': f'bytes={begun}-', 'If-Range': tag.read_text()}
+    resume = {'Range': f'bytes={begun}-', 'If-Range': tag.read_text(encoding='utf-8')}
     try:
         return urlopen(Request(url, headers=resume))
     except HTTPError as error:

@@ -4,7 +4,8 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 PUBLISHED = (
     'LSKA weights are published at '
@@ -47,7 +48,7 @@ def find_file(path: str | os.PathLike) -> Path:
     if not name:
         raise CheckpointError('the path of the checkpoint is empty')
     if name.startswith('file:'):
-        name = unquote(urlsplit(name).path)
+        name = url2pathname(urlsplit(name).path)
     try:
         found = Path(name).expanduser()
     except RuntimeError as error:

@@ -47,7 +47,7 @@ def remembered(source: CocoSource, find: Callable[[CocoSource], list[Fault]]) ->
     try:
         return [
             Fault(**{**kept, 'where': tuple(kept['where'])})
-            for kept in json.loads(path.read_text())
+            for kept in json.loads(path.read_text(encoding='utf-8'))
         ]
     except (OSError, ValueError, TypeError, KeyError):
         faults = find(source)
@@ -60,7 +60,9 @@ def keep(path: Path, faults: list[Fault]) -> None:
     """Write faults so that no other process reads half of them."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile('w', dir=path.parent, delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            'w', dir=path.parent, delete=False, encoding='utf-8'
+        ) as file:
             json.dump([asdict(fault) for fault in faults], file)
         os.replace(file.name, path)
     except OSError as error:

@@ -194,7 +194,7 @@ def make_cue_conflict(
         seed=seed,
     )
     mark = root / PARAMETERS_FILE
-    if mark.is_file() and json.loads(mark.read_text()) == parameters:
+    if mark.is_file() and json.loads(mark.read_text(encoding='utf-8')) == parameters:
         return root
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(
@@ -209,7 +209,7 @@ def make_cue_conflict(
         for texture, pixels in textures.items():
             _write(root / f'{shape}-{texture}.png', _compose(opacity, pixels, kind))
     # Last, so that a folder with this file is complete.
-    mark.write_text(json.dumps(parameters) + '\n')
+    mark.write_text(json.dumps(parameters) + '\n', encoding='utf-8')
     return root
 
 

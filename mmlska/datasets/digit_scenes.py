@@ -240,7 +240,7 @@ def _check_parameters(num_train: int, num_val: int, image_size: int, seed: int) 
 def _holds(root: Path, parameters: dict) -> bool:
     """Whether ``root`` is complete and was made with these parameters."""
     try:
-        made_with = json.loads((root / PARAMETERS_FILE).read_text())
+        made_with = json.loads((root / PARAMETERS_FILE).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return False
     return made_with == parameters and all(
@@ -415,7 +415,7 @@ def _write_image(path: Path, image: np.ndarray) -> None:
 
 def _write_json(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding='utf-8')
 
 
 def _bounding_box(mask: np.ndarray) -> list[int]:

@@ -17,7 +17,7 @@ def make_folder(folder: str | Path, option: str) -> None:
     """
     try:
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.NamedTemporaryFile(dir=folder):
             return
     except OSError as error:
         raise OSError(

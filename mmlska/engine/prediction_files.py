@@ -99,7 +99,7 @@ class PredictionFiles:
         """Write what is of all images together."""
         if 'coco' in self.kinds:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / 'coco.json').write_text(json.dumps(self.coco.content))
+            (self.folder / 'coco.json').write_text(json.dumps(self.coco.content), encoding='utf-8')
 
     def _keep(self, prediction: BaseDataElement, stem: Path, **names: Any) -> None:
         """Write or collect what was found in one image."""
@@ -111,7 +111,7 @@ class PredictionFiles:
             file.parent.mkdir(parents=True, exist_ok=True)
             if kind == 'yolo':
                 found = detections(prediction, self.score_thr)
-                file.write_text(yolo_text(found, prediction.ori_shape[:2]))
+                file.write_text(yolo_text(found, prediction.ori_shape[:2]), encoding='utf-8')
             else:
                 cv2.imwrite(str(file), label_map(prediction))
 

@@ -39,6 +39,9 @@ def _start_worker(initialize: Callable[[int], None] | None, worker_id: int) -> N
     if hasattr(signal, 'sigtimedwait'):
         # Blocked here, they are taken by the thread, which sees who has sent them.
         signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
+    else:
+        # Of Ctrl-C, the one that terminals there send to all processes, no worker is ended.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch_worker, args=(parent,), daemon=True).start()
     if initialize is not None:
         initialize(worker_id)

@@ -7,6 +7,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +68,9 @@ def move_into_place(partial: str | os.PathLike, final: str | os.PathLike) -> Non
     Raises:
         OSError: If the disk did not keep what was written.
     """
-    flush(partial)
+    parts = Path(partial).iterdir() if os.path.isdir(partial) else [partial]
+    for part in parts:
+        flush(part)
     problem = fault(partial)
     if problem:
         raise OSError(errno.EIO, f'what was written {problem}', str(partial))
@@ -75,14 +78,15 @@ def move_into_place(partial: str | os.PathLike, final: str | os.PathLike) -> Non
         # Only a file can be replaced in one step.
         shutil.rmtree(final)
     os.replace(partial, final)
-    flush(os.path.dirname(final) or '.')
+    # Windows opens no folder, and some network disks flush none: the file is whole all the same.
+    with suppress(OSError):
+        flush(os.path.dirname(final) or '.')
 
 
 def flush(path: str | os.PathLike) -> None:
     """Wait until the disk has what was written to a file, or the entries of a folder."""
-    if os.path.isdir(path) and os.name != 'posix':
-        return
-    handle = os.open(path, os.O_RDONLY if os.name == 'posix' else os.O_RDWR)
+    # Windows flushes what is open for writing alone.
+    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
@@ -146,7 +150,7 @@ def choose_checkpoint(folders: list[str], template: str) -> Choice:
 def _in_order(folders: list[str], template: str) -> list[Path]:
     saved = saved_checkpoints(folders, template)
     record = Path(folders[0], LAST)
-    name = record.read_text(errors='replace').strip() if record.is_file() else ''
+    name = record.read_text(errors='replace', encoding='locale').strip() if record.is_file() else ''
     if not name:
         return [checkpoint.path for checkpoint in saved]
     last = _found(name, folders)

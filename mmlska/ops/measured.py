@@ -230,7 +230,7 @@ def cpu_model() -> str:
 def _from_cpuinfo(field: str) -> str:
     """What the system tells of its first processor; '' if nothing."""
     try:
-        described = Path('/proc/cpuinfo').read_text()
+        described = Path('/proc/cpuinfo').read_text(encoding='utf-8')
     except OSError:
         return ''
     found = re.search(rf'^{field}\s*:\s*(\S.*?)\s*$', described, re.MULTILINE)

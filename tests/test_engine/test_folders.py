@@ -19,7 +19,7 @@ def test_a_file_in_the_way_is_told(tmp_path):
         make_folder(tmp_path / 'a', '--out')
 
 
-@pytest.mark.parametrize(('module', 'step'), [(os, 'makedirs'), (tempfile, 'TemporaryFile')])
+@pytest.mark.parametrize(('module', 'step'), [(os, 'makedirs'), (tempfile, 'NamedTemporaryFile')])
 @pytest.mark.parametrize('number', [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_what_the_disk_has_against_it_is_told(module, step, number, tmp_path, monkeypatch):
     def refuse(*_, **__):

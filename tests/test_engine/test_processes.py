@@ -55,6 +55,16 @@ def test_a_worker_goes_on_when_the_whole_job_gets_a_signal(number):
     assert [int(batch) for batch in batches] == [worker] * 7
 
 
+def test_ctrl_c_ends_no_worker_where_signals_cannot_be_waited_for(monkeypatch):
+    monkeypatch.delattr(signal, 'sigtimedwait')
+    loader = DataLoader(ProcessIds(), batch_size=1, num_workers=1, prefetch_factor=1)
+    guard_workers(loader)
+    batches = iter(loader)
+    worker = int(next(batches))
+    os.kill(worker, signal.SIGINT)
+    assert [int(batch) for batch in batches] == [worker] * 7
+
+
 def test_its_own_process_ends_a_worker():
     loader = DataLoader(ProcessIds(), batch_size=1, num_workers=1)
     guard_workers(loader)

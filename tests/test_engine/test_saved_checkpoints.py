@@ -165,3 +165,15 @@ def test_a_record_of_another_name_is_followed(save, tmp_path):
 
 def test_nothing_is_chosen_where_nothing_is(tmp_path):
     assert choose_checkpoint([str(tmp_path / 'absent')], TEMPLATE) == (None, [])
+
+
+def test_a_disk_that_flushes_no_folder_keeps_the_file(save, tmp_path, monkeypatch):
+    def refuse_folders(path, *args, plain=os.open, **options):
+        if os.path.isdir(path):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return plain(path, *args, **options)
+
+    partial, final = save('.epoch_1.pth.partial'), tmp_path / 'epoch_1.pth'
+    monkeypatch.setattr(os, 'open', refuse_folders)
+    move_into_place(partial, final)
+    assert fault(final) == '' and not partial.exists()

@@ -62,7 +62,7 @@ def main() -> None:
     with report_errors():
         records = complexity.compare_van(args.arch, args.attention, args.kernel_size, shape)
         if args.json:
-            Path(args.json).write_text(json.dumps(records, indent=1) + '\n')
+            Path(args.json).write_text(json.dumps(records, indent=1) + '\n', encoding='utf-8')
     rows = complexity.comparison_rows(records)
     print(f'\nparameters (M) / multiply-adds (G) at {shape[0]} x {shape[1]}, 1000 classes\n')
     print(complexity.format_table(rows, args.markdown))

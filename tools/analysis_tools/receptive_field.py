@@ -107,7 +107,9 @@ def main() -> None:
         found = fields.measure_fields(subjects, settings, out_dir / 'fields', device)
         fields.draw_fields(out_dir / 'receptive_field.png', found)
         records = fields.field_records(found, settings)
-        (out_dir / 'receptive_field.json').write_text(json.dumps(records, indent=1) + '\n')
+        (out_dir / 'receptive_field.json').write_text(
+            json.dumps(records, indent=1) + '\n', encoding='utf-8'
+        )
     print(f'\nmeasured on {settings.describe_images()}')
     print('smallest centred square that holds a share of the contribution: side (area)\n')
     print(format_table(fields.field_rows(found), args.markdown))

@@ -117,8 +117,10 @@ def evaluate_corrupted(args: argparse.Namespace) -> None:
         if len(found[0].cells) > 2:
             robustness.draw_radar(out_dir / f'radar_{name}.png', found, f'{key} (%)')
     facts = dict(settings=vars(settings), severities=args.severities, models=args.models)
-    (out_dir / 'robustness.json').write_text(json.dumps(dict(facts, figures=records), indent=1))
-    (out_dir / 'robustness.md').write_text('\n'.join(text))
+    (out_dir / 'robustness.json').write_text(
+        json.dumps(dict(facts, figures=records), indent=1), encoding='utf-8'
+    )
+    (out_dir / 'robustness.md').write_text('\n'.join(text), encoding='utf-8')
     print(f'\n{out_dir}: robustness.md, robustness.json and pictures')
 
 
@@ -136,7 +138,7 @@ def evaluate_folders(args: argparse.Namespace) -> None:
         records[name] = {folder: vars(one) for folder, one in zip(args.folders, found, strict=True)}
     out_dir = Path(args.out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / 'folders.json').write_text(json.dumps(records, indent=1) + '\n')
+    (out_dir / 'folders.json').write_text(json.dumps(records, indent=1) + '\n', encoding='utf-8')
     print(f'\ntop-1 accuracy, percent\n\n{format_table(rows)}\n\n{out_dir / "folders.json"}')
 
 

@@ -109,7 +109,7 @@ def count_decisions(models: Models, pictures: list) -> dict:
     from mmlska.analysis.complexity import format_table
 
     args = models.args
-    categories = json.loads(Path(args.categories).read_text())
+    categories = json.loads(Path(args.categories).read_text(encoding='utf-8'))
     shapes, textures = [p.shape for p in pictures], [p.texture for p in pictures]
     rows, records = [['model', 'shape', 'texture', 'images', 'share of shape']], {}
     for name, pair in models.pairs.items():
@@ -162,7 +162,9 @@ def run(args: argparse.Namespace) -> None:
         records['texture_accuracy'] = probe_textures(models)
     out_dir.mkdir(parents=True, exist_ok=True)
     facts = dict(models=dict(models.pairs), pictures=str(folder), size=args.size, seed=args.seed)
-    (out_dir / 'shape_texture.json').write_text(json.dumps(dict(facts, **records), indent=1) + '\n')
+    (out_dir / 'shape_texture.json').write_text(
+        json.dumps(dict(facts, **records), indent=1) + '\n', encoding='utf-8'
+    )
     print(f'\n{out_dir / "shape_texture.json"}')
 
 

@@ -43,7 +43,7 @@ def best_and_worst(config: Path, run: Path, folder: Path) -> list[Example]:
         run: Work dir of a finished training.
         folder: Where the pictures go.
     """
-    checkpoint = (run / 'last_checkpoint').read_text().strip()
+    checkpoint = (run / 'last_checkpoint').read_text(encoding='locale').strip()
     predictor = Predictor(config, checkpoint)
     dataset = DATASETS.build(load_config(config).val_dataloader.dataset)
     samples = []

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from mmengine.config import Config
 from mmengine.utils import ProgressBar
 
@@ -146,17 +147,12 @@ def only_one(folder: Path) -> Iterator[None]:
     Raises:
         OSError: If one does.
     """
-    # Windows has none.
-    import fcntl
-
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / '.lock').open('w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(
-                f'{folder} is in use by another ablation: wait, or take another'
-            ) from error
+    try:
+        lock = FileLock(folder / '.lock').acquire(timeout=0)
+    except Timeout as error:
+        raise OSError(f'{folder} is in use by another ablation: wait, or take another') from error
+    with lock:
         yield
 
 
@@ -208,7 +204,7 @@ class Children:
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
         """Run a command into a log; returns its exit status."""
-        with log.open('w') as file:
+        with log.open('wb') as file:
             # A session of its own, so that Ctrl-C reaches it once, through this process.
             process = subprocess.Popen(
                 arguments, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
@@ -237,7 +233,7 @@ def train(run: Run, launch: Launch, children: Children) -> None:
             children.stopped = True
             return
         if status != 0:
-            fail(run, why(status, (run.folder / LOG).read_text(errors='replace')))
+            fail(run, why(status, (run.folder / LOG).read_text(errors='replace', encoding='utf-8')))
             return
         write_json(run.folder / TRAINED, dict(seconds=time.monotonic() - start))
     collect(run)
