@@ -348,10 +348,16 @@ def test_who_looks_at_the_operations_sees_those_of_pytorch(only_plain):
 @compiles
 def test_an_exported_program_holds_the_operators_of_pytorch_alone(only_plain):
     x, *rest = make_call('LSKA', 7, channels=2, size=(160, 161), batch=1, dtype=torch.float32)
+    weights, biases, dilations = rest
 
     class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = torch.nn.ParameterList(weights)
+            self.biases = torch.nn.ParameterList(biases)
+
         def forward(self, x):
-            return large_kernel_attention(x, *rest)
+            return large_kernel_attention(x, [*self.weights], [*self.biases], dilations)
 
     program = torch.export.export(Model(), (x,))
     called = {str(node.target) for node in program.graph.nodes if node.op == 'call_function'}
