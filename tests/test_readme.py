@@ -450,3 +450,13 @@ def test_both_languages_have_the_same_code():
         [(s.language, re.sub(r'\s*#.*', '', s.code)) for s in snippets(path)] for path in TOP
     )
     assert english == chinese
+
+
+@pytest.mark.parametrize('name', ['choosing.md'])
+def test_both_languages_have_the_same_figures(name):
+    """Tables that are measured stand in both languages: an update of one is an update of both."""
+    english, chinese = (
+        [re.findall(r'\d+(?:\.\d+)?', line) for line in text.splitlines() if line.startswith('|')]
+        for text in ((ROOT / 'docs' / folder / name).read_text('utf-8') for folder in ('', 'zh-CN'))
+    )
+    assert english == chinese and len(english) > 30
