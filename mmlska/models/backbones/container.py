@@ -170,7 +170,10 @@ class ContainerBlock(nn.Module):
 
 @MODELS.register_module()
 class ContainerLight(StagedBackbone):
-    """CONTAINER-Light: three stages of static affinity and one that mixes in the dynamic one.
+    """CONTAINER-Light (arXiv 2106.01401): three stages of static affinity, one of mixed affinity.
+
+    Images ``(N, in_channels, H, W)`` of any size become a tuple of maps at strides 4, 8, 16 and 32,
+    sides rounded up, of 64, 128, 320 and 512 channels.
 
     The final norm belongs to the official feature extractor, so the map of the last stage leaves
     through it; the other maps leave their stages as they are.

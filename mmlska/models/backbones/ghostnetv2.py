@@ -61,11 +61,12 @@ PUBLISHED_WIDTHS = (1.0, 1.3, 1.6)
 
 @MODELS.register_module()
 class GhostNetV2(StagedBackbone):
-    """GhostNetV2: cheap features, gated by decoupled fully connected attention.
+    """GhostNetV2 (arXiv 2211.12905): cheap features, gated by decoupled fully connected attention.
 
-    The maps are those of the blocks before each stride, at width 1 with 24, 40, 112 and 160
-    channels. The official feature extractor goes on with a 1x1 convolution to 960 channels, which
-    belongs to its classifier; ``with_last_conv`` builds it too.
+    Images ``(N, in_channels, H, W)`` of any size become a tuple of maps at strides 4, 8, 16 and 32,
+    sides rounded up. They are those of the blocks before each stride, at width 1 with 24, 40, 112
+    and 160 channels. The official feature extractor goes on with a 1x1 convolution to 960 channels,
+    which belongs to its classifier; ``with_last_conv`` builds it too.
 
     Args:
         width (float): Multiple of the channels; 1.0, 1.3 and 1.6 are published. Defaults to 1.0.

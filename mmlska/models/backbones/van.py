@@ -199,6 +199,10 @@ def scale_channels(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
 class VAN(StagedBackbone):
     """Visual Attention Network with LSKA, LKA or any other attention layer.
 
+    VAN (arXiv 2202.09741, section 3.3) as the LSKA paper takes it over (arXiv 2309.01439). Images
+    ``(N, in_channels, H, W)`` of any size become a tuple of maps ``(N, C, H / s, W / s)``, rounded
+    up, for the strides ``s`` of 4, 8, 16 and 32: one for each out index.
+
     Args:
         arch (str | dict): 'tiny', 'small', 'base', 'large' (short 't', 's', 'b', 'l'; VAN's own
             'b0' to 'b3'), 'b4', 'b5', 'b6', or a dict with the lists ``embed_dims``, ``depths`` and
