@@ -118,12 +118,48 @@ def scenes(tmp_path_factory) -> Path:
     return make_digit_scenes(root, num_train=8, num_val=3)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def quick_interpreter() -> Iterator[None]:
+    """Spare Triton's interpreter to patch its language anew for each function that a kernel calls.
+
+    That is half of its time. The launch of the kernel patches it, and the first call of a function
+    of each other module, such as Triton's own.
+    """
+    if not is_interpreting():
+        yield
+        return
+    from triton.runtime import interpreter
+
+    patch_language, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    patched_for = set()
+
+    def launch_anew(*args, **kwargs):
+        patched_for.clear()
+        return launch(*args, **kwargs)
+
+    def patch_once(function):
+        if function.__module__ in patched_for:
+            return None
+        patched_for.add(function.__module__)
+        return patch_language(function)
+
+    with (
+        patch.object(interpreter, '_patch_lang', patch_once),
+        patch.object(interpreter.GridExecutor, '__call__', launch_anew),
+    ):
+        yield
+
+
+def is_interpreting() -> bool:
+    """Whether kernels are interpreted by a Triton that can be told how, from its version 3 on."""
+    names = ('triton', 'triton.runtime.interpreter')
+    return not torch.cuda.is_available() and all(map(find_spec, names))
+
+
 @pytest.fixture
 def rounding_of_a_gpu(monkeypatch):
     """Triton's interpreter cuts off what bfloat16 does not hold; a GPU rounds to nearest."""
-    if torch.cuda.is_available() or find_spec('triton') is None:
-        return
-    if find_spec('triton.runtime.interpreter') is None:  # before Triton 3
+    if not is_interpreting():
         return
     import triton
     from triton.runtime import interpreter

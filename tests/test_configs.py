@@ -1,7 +1,10 @@
+import ast
 import copy
 import re
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -115,11 +118,16 @@ def read(path):
 
 
 def small_task(model):
-    """The model's settings, with as few regions as a test needs and crops as small as its images.
+    """The model's settings, with as few regions and blocks as a test needs and crops as its images.
 
-    The regions cost most of the time, and no layer depends on how many there are.
+    They cost most of the time, and no layer depends on how many of them there are.
     """
     model = copy.deepcopy(model)
+    backbone = model.backbone
+    if backbone.type == 'mmlska.VAN' and isinstance(backbone.get('arch'), str):
+        backbone.arch = dict(VAN.arch_zoo[backbone.arch], depths=[1, 1, 1, 1])
+    if backbone.type == 'ResNet':
+        backbone.depth = min(backbone.depth, 50)
     if 'roi_head' in model:
         model.test_cfg.rpn.max_per_img = 20
         model.train_cfg.rpn_proposal.max_per_img = 40
@@ -141,6 +149,17 @@ def build(path, settings=None):
     settings = copy.deepcopy(settings or read(path).model)
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(settings)
+
+
+@contextmanager
+def no_initial_values():
+    """Build models whose weights are whatever lies in memory: drawing them takes most of the time.
+
+    Nothing that is counted depends on them.
+    """
+    names = ('uniform_', 'normal_', 'trunc_normal_', 'kaiming_uniform_', 'kaiming_normal_')
+    with patch.multiple('torch.nn.init', **dict.fromkeys(names, lambda tensor, *_, **__: tensor)):
+        yield
 
 
 def batch_for(path, model):
@@ -240,17 +259,21 @@ def test_backbone_is_the_one_in_the_name(path):
     kernel_size = int(name['kernel_size'] or 23)
     settings = dict(read(path).model.backbone)
     assert settings.pop('type') == 'mmlska.VAN'
-    backbone = VAN(**settings)
-    reference = VAN(
-        name['arch'] or name['size'],
-        attention=dict(type='LKA' if name['arch'] else 'LSKA', kernel_size=kernel_size),
-    )
+    with torch.device('meta'):
+        backbone = VAN(**settings)
+        reference = VAN(
+            name['arch'] or name['size'],
+            attention=dict(type='LKA' if name['arch'] else 'LSKA', kernel_size=kernel_size),
+        )
     shapes = {key: value.shape for key, value in backbone.state_dict().items()}
     assert shapes == {key: value.shape for key, value in reference.state_dict().items()}
     # Kernels and dilations say how far the gradient of one output pixel reaches.
     side = 2 * kernel_size + 1
     x = torch.rand(1, backbone.embed_dims[0], side, side, requires_grad=True)
-    backbone.blocks1[0].attn.spatial_gating_unit(x)[..., side // 2, side // 2].sum().backward()
+    gate = backbone.blocks1[0].attn.spatial_gating_unit.to_empty(device='cpu')
+    for weight in gate.parameters():
+        torch.nn.init.ones_(weight)
+    gate(x)[..., side // 2, side // 2].sum().backward()
     assert int(x.grad.abs().sum((0, 1)).any(0).sum()) == kernel_size
 
 
@@ -355,6 +378,15 @@ def test_pretrained_weights_come_by_option(tmp_path):
     assert all(torch.equal(model.backbone.state_dict()[key], weights[key]) for key in weights)
 
 
+@lru_cache
+def first_sample(settings):
+    """The first image of a dataset of mmseg: most folders have the same pipelines."""
+    from mmseg.registry import DATASETS
+
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return DATASETS.build(ast.literal_eval(settings))[0]
+
+
 @pytest.mark.parametrize('split', ['training', 'validation'])
 @pytest.mark.parametrize(
     'folder',
@@ -366,12 +398,8 @@ def test_ade20k_pipelines_read_real_images(folder, split, shared):
     path = next(path for path in CONFIGS if path.parent == folder and 'ade20k' in path.stem)
     cfg = read(path)
     loader = cfg.train_dataloader if split == 'training' else cfg.val_dataloader
-    settings = dict(loader.dataset, data_root=str(shared / 'data' / 'ade20k_micro'))
-    from mmseg.registry import DATASETS
-
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        dataset = DATASETS.build(settings)
-        sample = dataset[0]
+    settings = dict(loader.dataset.to_dict(), data_root=str(shared / 'data' / 'ade20k_micro'))
+    sample = first_sample(repr(settings))
     labels = sample['data_samples'].gt_sem_seg.data
     assert labels.unique().numel() > 1
     assert set(labels.unique().tolist()) <= {*range(150), 255}
@@ -430,11 +458,15 @@ def test_readme_and_metafile_state_what_is_counted(path, index):
     cfg = read(path)
     if scope_of(path) == 'mmpretrain':
         backbone = {key: value for key, value in cfg.model.backbone.items() if key != 'type'}
-        part = count_classifier(VAN(**backbone), default_shape(cfg))
+        with torch.device('meta'):
+            backbone = VAN(**backbone)
+        part = count_classifier(backbone, default_shape(cfg))
         params, macs = part.params, part.macs
     else:
+        with no_initial_values():
+            model = build(path).eval().to('meta')
         with DefaultScope.overwrite_default_scope(scope_of(path)):
-            parts = count_model(build(path).eval().to('meta'), default_shape(cfg))
+            parts = count_model(model, default_shape(cfg))
         params = sum(part.params for part in parts)
         macs = sum(part.macs for part in parts if part.macs)
     stated = readme_rows(path.parent)[path.stem]

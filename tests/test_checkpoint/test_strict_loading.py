@@ -12,11 +12,13 @@ from mmlska.checkpoint.reading import offer_backbone
 from mmlska.models import VAN
 
 ARCH = dict(embed_dims=[4, 6, 8, 10], depths=[1, 1, 2, 1], ffn_ratios=[2, 2, 2, 2])
+# As much of a model as has each of the names.
+SMALL = dict(arch=dict(embed_dims=[4, 6], depths=[1, 2], ffn_ratios=[2, 2]), out_indices=(0, 1))
 NAMINGS = ['official', 'official-detection', 'mmlska']
 
 
-def van(kind='LSKA', kernel_size=11, **options):
-    return VAN(ARCH, dict(type=kind, kernel_size=kernel_size), **options).eval()
+def van(kind='LSKA', kernel_size=11, arch=ARCH, **options):
+    return VAN(arch, dict(type=kind, kernel_size=kernel_size), **options).eval()
 
 
 def trained(**options):
@@ -26,19 +28,24 @@ def trained(**options):
 # Every naming, wrapping, prefix and route
 
 
+@pytest.fixture(scope='module')
+def small():
+    return trained(**SMALL)
+
+
 @pytest.mark.parametrize('route', ROUTES)
 @pytest.mark.parametrize('naming', NAMINGS)
 @pytest.mark.parametrize('wrapper', [None, 'state_dict', 'model', 'state_dict_ema'])
 @pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', 'module.backbone.'])
 @pytest.mark.parametrize('head', [False, True])
-def test_loads_whole(route, naming, wrapper, prefix, head, tmp_path):
-    source, target = trained(), van()
-    weights = {f'{prefix}{k}': v for k, v in to_naming(source.state_dict(), naming).items()}
+def test_loads_whole(route, naming, wrapper, prefix, head, small, tmp_path):
+    target = van(**SMALL)
+    weights = {f'{prefix}{k}': v for k, v in to_naming(small.state_dict(), naming).items()}
     if head:
         outer = prefix.replace('backbone.', '')
         weights |= {f'{outer}head.weight': torch.ones(9), f'{outer}head.bias': torch.ones(3)}
     route(target, weights if wrapper is None else {wrapper: weights, 'epoch': 1}, tmp_path)
-    assert same(source, target)
+    assert same(small, target)
 
 
 def test_a_mixture_of_namings_loads_whole():
