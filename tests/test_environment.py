@@ -292,6 +292,7 @@ def run_module(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+@pytest.mark.slow
 def test_check_passes_here():
     pytest.importorskip('mmdet')
     result = run_module('check')

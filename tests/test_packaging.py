@@ -104,6 +104,7 @@ def contents(wheel):
     return {name for name in names if '.dist-info/' not in name}
 
 
+@pytest.mark.slow
 def test_wheel_holds_package_and_mim_contents_only(checkout, tmp_path):
     before = files_below(checkout)
     wheel = build_wheel(checkout, tmp_path / 'dist')
@@ -114,6 +115,7 @@ def test_wheel_holds_package_and_mim_contents_only(checkout, tmp_path):
     assert made == set()
 
 
+@pytest.mark.slow
 def test_second_wheel_forgets_removed_files(checkout, tmp_path):
     renamed = (checkout / 'mmlska' / 'renamed.py', checkout / 'configs' / 'van' / 'renamed.py')
     for path in renamed:
@@ -126,6 +128,7 @@ def test_second_wheel_forgets_removed_files(checkout, tmp_path):
     assert second == expected_files(checkout)
 
 
+@pytest.mark.slow
 def test_wheel_alone_in_an_empty_environment(checkout, tmp_path):
     python = install_alone(build_wheel(checkout, tmp_path / 'dist'), tmp_path / 'venv')
     show = (
@@ -169,6 +172,7 @@ def test_wheel_alone_in_an_empty_environment(checkout, tmp_path):
     assert check.stderr == ''
 
 
+@pytest.mark.slow
 def test_source_archive_builds_the_same_wheel(checkout, tmp_path):
     archive = build('sdist', checkout, tmp_path / 'sdist')
     assert archive.name == f'mmlska-{__version__}.tar.gz'
@@ -182,6 +186,7 @@ def test_source_archive_builds_the_same_wheel(checkout, tmp_path):
     assert contents(build_wheel(unpacked, tmp_path / 'dist')) == expected_files(checkout)
 
 
+@pytest.mark.slow
 def test_editable_installation_follows_the_checkout(checkout, tmp_path):
     wheel = build('editable', checkout, tmp_path / 'editable')
     python = install_alone(wheel, tmp_path / 'venv')

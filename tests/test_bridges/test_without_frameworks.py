@@ -17,6 +17,7 @@ def test_the_command_line_tells_how_to_install_ultralytics():
         main(['yolo', 'detect', 'train', 'model=mine.yaml'])
 
 
+@pytest.mark.slow
 def test_the_bridges_import_without_their_frameworks():
     # Libraries beneath may import some of them by themselves.
     code = (

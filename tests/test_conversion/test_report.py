@@ -1,13 +1,11 @@
 import re
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import mmcv
 import numpy as np
 import pytest
 import torch
+from script_runs import TOOLS, run_here
 
 from mmlska.checkpoint import CheckpointError, read_checkpoint, to_naming, unwrap
 from mmlska.conversion.calibration import block_errors, output_error
@@ -16,7 +14,7 @@ from mmlska.conversion.images import random_images, read_images
 from mmlska.conversion.report import WarmStartOptions, new_attention, warm_start
 from mmlska.models import VAN
 
-SCRIPT = Path(__file__).parents[2] / 'tools/model_converters/to_mmlska.py'
+SCRIPT = TOOLS / 'model_converters' / 'to_mmlska.py'
 ARCH = dict(embed_dims=[4, 6], depths=[1, 2], ffn_ratios=[2, 2.5])
 BLOCKS = ['blocks1.0', 'blocks2.0', 'blocks2.1']
 
@@ -28,11 +26,6 @@ def trained(kind='LKA', kernel_size=23, **options):
     for parameter in model.parameters():
         parameter += 0.3 * torch.randn_like(parameter)
     return model.eval()
-
-
-def run(*args):
-    command = [sys.executable, str(SCRIPT), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -217,32 +210,29 @@ def test_a_converted_file_loads_whole(lka, tmp_path, naming, suffix):
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.slow
 def test_the_tool_refines(lka, folder, tmp_path):
     options = ['--dilation', 2, '--calibrate', folder, '--images', folder, '--images', folder]
-    result = run(lka, tmp_path / 'a.pth', *options, '--image-size', 40, '--max-images', 4)
-    assert result.returncode == 0, result.stderr
-    header, rows = table_of(result.stdout)
+    options += ['--image-size', 40, '--max-images', 4]
+    done = run_here(SCRIPT, lka, 'a.pth', *options, cwd=tmp_path)
+    header, rows = table_of(done.stdout)
     assert header[0] == 'energy composed'
     assert rows['mean'][2] < rows['mean'][1]
-    assert '4 images of' in result.stdout
-    assert 'refining, 3 blocks' in result.stderr
-    assert 'LKA kernel 23 (11x11 dilated) with dilation 2' in result.stdout
+    assert '4 images of' in done.stdout
+    assert 'refining, 3 blocks' in done.stderr
+    assert 'LKA kernel 23 (11x11 dilated) with dilation 2' in done.stdout
 
 
 @pytest.mark.parametrize(
-    ('options', 'message'),
+    ('options', 'status', 'message'),
     [
-        (['--kernel-size', 24], 'Nearest legal sizes: 23 and 29'),
-        (['--images', '.'], '--calibrate and --images need --attention, --kernel-size or'),
-        (['--attention', 'eca'], 'invalid choice'),
+        (['--kernel-size', 24], 1, 'Nearest legal sizes: 23 and 29'),
+        (['--images', '.'], 2, '--calibrate and --images need --attention, --kernel-size or'),
+        (['--attention', 'eca'], 2, 'invalid choice'),
     ],
 )
-def test_the_tool_says_what_is_wrong_and_writes_nothing(lka, tmp_path, options, message):
-    result = run(lka, tmp_path / 'a.pth', *options)
-    assert result.returncode != 0
-    assert message in result.stderr
-    assert 'Traceback' not in result.stderr
+def test_the_tool_says_what_is_wrong_and_writes_nothing(lka, tmp_path, options, status, message):
+    done = run_here(SCRIPT, lka, 'a.pth', *options, cwd=tmp_path, expect=status)
+    assert message in done.stderr
     assert not (tmp_path / 'a.pth').exists()
 
 

@@ -1,14 +1,13 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import mmcv
 import numpy as np
 import pytest
+from script_runs import TOOLS, run_here
 
 pytest.importorskip('sklearn')
 pytest.importorskip('skimage')
@@ -16,7 +15,6 @@ pytest.importorskip('skimage')
 from mmlska.datasets import DIGITS, make_digit_scenes
 from mmlska.datasets.digit_scenes import MAX_DIGITS, load_sources, render_scene
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = dict(num_train=12, num_val=6)
 
 
@@ -306,22 +304,15 @@ def test_missing_package_says_what_to_install(tmp_path, monkeypatch):
 
 
 class TestTool:
-    tool = REPOSITORY / 'tools' / 'dataset_tools' / 'make_digit_scenes.py'
-
-    def run(self, *args):
-        return subprocess.run(
-            [sys.executable, self.tool, *map(str, args)], capture_output=True, text=True
-        )
+    tool = TOOLS / 'dataset_tools' / 'make_digit_scenes.py'
 
     def test_makes_the_scenes(self, root, tmp_path):
-        done = self.run(tmp_path / 'scenes', '--num-train', 12, '--num-val', 6)
-        assert done.returncode == 0, done.stderr
+        done = run_here(self.tool, 'scenes', '--num-train', 12, '--num-val', 6, cwd=tmp_path)
         assert '12 training and 6 validation scenes' in done.stdout
         assert fingerprints(tmp_path / 'scenes') == fingerprints(root)
 
     def test_bad_argument(self, tmp_path):
-        done = self.run(tmp_path / 'scenes', '--num-val', 0)
-        assert done.returncode == 1
+        done = run_here(self.tool, 'scenes', '--num-val', 0, cwd=tmp_path, expect=1)
         assert done.stderr == (
             'error: num_val must lie between 1 and 999999, got 0; the nearest is 1\n'
         )

@@ -68,6 +68,13 @@ except KeyError as error:
 print(sorted(n for n in sys.modules if n.partition('.')[0] in BLOCKED))
 """
 
+REGISTRIES = """
+from mmlska.registry import HOOKS, METRICS, MODELS, find_model
+class Own: pass
+assert MODELS.register_module()(Own) is Own
+print(type(MODELS).__name__, find_model('mmlska.Own') is Own, find_model('mmdet.Own'))
+"""
+
 
 def run(code, blocked=OPENMMLAB):
     """Lines that code prints in a process in which some packages cannot be imported."""
@@ -77,10 +84,11 @@ def run(code, blocked=OPENMMLAB):
     return done.stdout.splitlines()
 
 
-def test_every_layer_trains_where_only_pytorch_is():
-    error, imported = run(EVERY_LAYER)
+def test_every_layer_trains_where_only_pytorch_is_and_registries_tell_so_by_their_kind():
+    error, imported, registries = run(EVERY_LAYER + REGISTRIES)
     assert "the nearest is 'LSKA'" in error
     assert imported == '[]'
+    assert registries == 'Names True None'
 
 
 def test_an_unknown_name_is_told_as_such_where_mmengine_is_and_mmcv_is_not():
@@ -91,16 +99,6 @@ def test_an_unknown_name_is_told_as_such_where_mmengine_is_and_mmcv_is_not():
     )
     (error,) = run(code, blocked=['mmcv'])
     assert "the nearest is 'LSKA'" in error
-
-
-def test_the_registries_tell_by_their_kind_that_mmengine_is_absent():
-    code = (
-        'from mmlska.registry import HOOKS, METRICS, MODELS, find_model\n'
-        'class Own: pass\n'
-        'assert MODELS.register_module()(Own) is Own\n'
-        "print(type(MODELS).__name__, find_model('mmlska.Own') is Own, find_model('mmdet.Own'))"
-    )
-    assert run(code) == ['Names True None']
 
 
 def test_a_mmengine_that_does_not_import_is_as_one_that_is_absent():

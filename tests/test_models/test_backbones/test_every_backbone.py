@@ -307,7 +307,9 @@ def test_bf16_autocast_trains(build):
 
 
 @compiles
-@pytest.mark.parametrize('build', [dilated_ghost, light, full])
+@pytest.mark.parametrize(
+    'build', [pytest.param(dilated_ghost, marks=pytest.mark.slow), light, full]
+)
 def test_compiles_and_exports(build):
     model = build().eval()
     x = torch.rand(1, 3, 37, 50)
