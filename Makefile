@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test test-unit test-gpu test-reliability demo app study bench bench-gpu lint docs release clean
+.PHONY: help install check test test-unit test-gpu test-reliability demo app tutorial study bench bench-gpu lint docs release clean
 
 PYTHON ?= python3
 MMCV ?= compiled
@@ -54,6 +54,7 @@ make demo BACKBONE=...    another backbone: ghostnetv2 or container-light
 make demo ATTENTION=...   attention on every level of the pyramid: eca or context-aggregation
 make app                  install what is missing, and open a page to try models on images: prediction, receptive field
                           and gate, before and after training; APP_ARGS="--model CONFIG CHECKPOINT" adds yours
+make tutorial             install what is missing, run demo/tutorial.ipynb, and keep what its cells put out
 make bench                install what is missing, measure ours against the official order on the CPU, and rewrite
                           the tables and pictures of docs/benchmarks.md; about five minutes on two cores
 make bench-gpu            the same for its GPU tables, on a machine with a CUDA device; hours
@@ -180,6 +181,9 @@ demo: $(READY)
 
 app: $(APP_READY)
 	@$(BIN)/python demo/app.py $(APP_ARGS)
+
+tutorial: $(READY)
+	@$(BIN)/python tools/misc/run_tutorial.py
 
 # Half of the machine stays free for everything else: all of it is measured in one thread.
 BENCH = OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

@@ -1,14 +1,15 @@
 """Settings of the documentation; `make docs` builds it.
 
-On the site a line that is nothing but a link to a section of the README becomes that section, so
-that a text stands in one place; on a hosting page it stays the link. Links to files outside this
-folder lead to the repository.
+On the site a line that is nothing but a link to a section of the README, or to a notebook, becomes
+that section or notebook, so that a text stands in one place; on a hosting page it stays the link.
+Links to files outside this folder lead to the repository.
 """
 
 import configparser
 import re
 from pathlib import Path
 
+import nbformat
 from docutils import nodes
 from latex2mathml.converter import convert
 
@@ -36,6 +37,7 @@ exclude_patterns = ['_build']
 myst_heading_anchors = 4
 myst_enable_extensions = ['dollarmath']
 copybutton_exclude = '.linenos, .gp'
+copybutton_selector = 'div:not(.output) > div.highlight pre'
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'description'
 autodoc_typehints_description_target = 'documented'
@@ -56,8 +58,14 @@ html_theme_options = {
     'source_directory': 'docs/',
 }
 
+# Files outside this folder that a page holds.
+PAGES = {ROOT / 'demo' / 'tutorial.ipynb': DOCS / 'tutorial.md'}
+
 HEADING_AT_END = re.compile(r'^#+ .*\s+\Z', re.M)
-SECTION_LINK = re.compile(r'^\[[^\]\n]+\]\(([./]*README[\w-]*\.md)#([^)\n]+)\)$', re.M)
+# To a section of a README, or to a notebook.
+WHOLE_LINK = re.compile(
+    r'^\[[^\]\n]+\]\((?:([./]*README[\w-]*\.md)#([^)\n]+)|([./\w]+\.ipynb))\)$', re.M
+)
 LINK = re.compile(r'(\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(\))')
 
 
@@ -81,12 +89,44 @@ def read_section(readme: Path, anchor: str) -> str:
     raise ValueError(f'{readme.name} has no section #{anchor}')
 
 
+def read_notebook(path: Path) -> str:
+    """Return a notebook as a section, whose first line is its heading."""
+    parts = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == 'markdown':
+            parts.append(cell.source)
+        else:
+            parts.append(f'```python\n{cell.source}\n```')
+            parts += [output_text(output) for output in cell.outputs]
+    up = '../' * len(path.relative_to(ROOT).parent.parts)
+    return '\n\n'.join(parts).replace(f']({HOME}/blob/main/', f']({up}')
+
+
+def output_text(output: nbformat.NotebookNode) -> str:
+    """Return what a cell put out, as a part of a page.
+
+    Raises:
+        ValueError: If it is of a kind that no page shows.
+    """
+    data = {'text/plain': output.text} if output.output_type == 'stream' else output.get('data', {})
+    for kind in ('image/png', 'image/jpeg'):
+        if kind in data:
+            return f'![Picture that the cell draws](data:{kind};base64,{data[kind].strip()})'
+    if 'text/markdown' in data:
+        return data['text/markdown']
+    if 'text/plain' in data:
+        text = data['text/plain'].strip('\n')
+        return f'```{{code-block}} text\n:class: output\n\n{text}\n```'
+    raise ValueError(f'a cell put out {output.output_type} of {", ".join(data) or "nothing"}')
+
+
 def link_from(page: Path, text: str, folder: Path) -> str:
     """Turn links that are relative to ``folder`` into those of a page in this folder."""
 
     def turn(match: re.Match[str]) -> str:
         start, target, anchor, end = match.groups(default='')
         path = (folder / target).resolve()
+        path = PAGES.get(path, path)
         if path.is_relative_to(DOCS):
             return f'{start}{relative(path, page.parent)}{anchor}{end}'
         return f'{start}{HOME}/blob/main/{path.relative_to(ROOT)}{anchor}{end}'
@@ -101,17 +141,18 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def complete_page(app, docname: str, source: list[str]) -> None:
-    """Put sections of the README in, and turn links that leave the documentation."""
+    """Put sections of the README and notebooks in, and turn links that leave the documentation."""
     page = Path(app.env.doc2path(docname))
     text = source[0]
     pieces, start = [], 0
-    for match in SECTION_LINK.finditer(text):
-        readme = (page.parent / match[1]).resolve()
+    for match in WHOLE_LINK.finditer(text):
+        file = (page.parent / (match[1] or match[3])).resolve()
+        app.env.note_dependency(str(file))
         pieces.append(link_from(page, text[start : match.start()], page.parent))
-        section = read_section(readme, match[2])
+        section = read_section(file, match[2]) if match[2] else read_notebook(file)
         if HEADING_AT_END.search(text[: match.start()]):
             _, _, section = section.partition('\n')
-        pieces.append(link_from(page, section, ROOT))
+        pieces.append(link_from(page, section, file.parent))
         start = match.end()
     pieces.append(link_from(page, text[start:], page.parent))
     source[0] = ''.join(pieces)

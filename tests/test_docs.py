@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent / 'docs'
-NEEDED = ('sphinx', 'myst_parser', 'furo', 'sphinx_copybutton', 'latex2mathml')
+NEEDED = ('sphinx', 'myst_parser', 'furo', 'sphinx_copybutton', 'latex2mathml', 'nbformat')
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 pytestmark = [
@@ -44,6 +44,14 @@ def test_sections_of_the_readme_stand_on_the_pages(site):
     assert 'soil' in text_of(site / 'own_data.html')
     assert '两条命令' not in text_of(site / 'index.html')
     assert 'mim download mmlska' in text_of(site / 'zh-CN' / 'get_started.html')
+
+
+def test_the_tutorial_stands_on_its_page(site):
+    page = (site / 'tutorial.html').read_text(encoding='utf-8')
+    assert page.count('src="data:image/') >= 3
+    assert 'has no exact decomposition' in text_of(site / 'tutorial.html')
+    assert 'href="own_data.html"' in page
+    assert re.search(r'<td[^>]*><p>LSKA kernel_size=7', page)
 
 
 def test_formulas_need_no_script_of_another_site(site):
