@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -14,7 +14,7 @@ from .faults import Fault, has_errors
 from .sources import CocoSource
 
 # Part of the key: a check that finds more must not trust what an older one has found.
-CHECKS = 2
+CHECKS = 3
 
 
 def cache_folder() -> Path:
@@ -36,12 +36,11 @@ def remembered(source: CocoSource, find: Callable[[CocoSource], list[Fault]]) ->
         source: The data set.
         find: What finds the faults.
     """
-    try:
-        state = os.stat(source.path)
-    except OSError:
+    state = state_of(source.path)
+    if state is None:
         return find(source)
-    settings = [CHECKS, os.path.abspath(source.path), state.st_mtime_ns, state.st_size]
-    settings += [source.classes, source.masks, source.evaluated]
+    settings = [CHECKS, os.path.abspath(source.path), state]
+    settings += [astuple(source), [(name, state_of(name)) for name in source.truths]]
     key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()
     path = cache_folder() / f'data-check-{key[:32]}.json'
     try:
@@ -54,6 +53,15 @@ def remembered(source: CocoSource, find: Callable[[CocoSource], list[Fault]]) ->
     if not has_errors(faults):
         keep(path, faults)
     return faults
+
+
+def state_of(path: str) -> tuple[int, int] | None:
+    """Time and size of a file, None if it is not there."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size
 
 
 def keep(path: Path, faults: list[Fault]) -> None:

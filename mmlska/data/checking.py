@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,15 @@ import numpy as np
 from .annotation_file import read_annotations, without_cycle_search
 from .class_names import check_names
 from .coco_annotations import check_annotations
+from .coco_use import check_use
 from .coco_values import is_id
-from .faults import WARNING, Fault, has_errors, joined
+from .faults import WARNING, Fault, fault_of, has_errors, joined
 from .pictures import LabelMap, Picture, check_label_map, check_picture, foreground_fault
 from .sources import IMAGE_SUFFIXES, CocoSource, LabelSource, label_pairs
 
 SMALL, LARGE = 32**2, 96**2  # COCO's limits between sizes, pixels
 CHUNK = 16
+MOST_JOBS = 61  # Windows waits for no more
 
 
 @dataclass
@@ -62,11 +64,50 @@ def coco_content(
         return None, faults
     faults += check_names(source.path, data['categories'], source.classes)
     faults += check_annotations(source.path, data, source.masks, source.evaluated)
+    if not has_errors(faults):
+        faults += check_use(source, data)
+    for path in source.truths:
+        faults += truth_faults(source, data, path, exact)
     return data, faults
+
+
+def truth_faults(
+    source: CocoSource, data: dict[str, Any], path: str, exact: bool = True
+) -> list[Fault]:
+    """Faults of the file by which a metric judges, where it is another than the data set's.
+
+    Args:
+        source: The data set.
+        data: Content of its own annotation file.
+        path: The file of the metric.
+        exact: As of :func:`read_annotations`.
+    """
+    if os.path.realpath(path) == os.path.realpath(source.path):
+        return []
+    truth, faults = coco_content(replace(source, path=path, truths=()), exact)
+    if truth is None:
+        return faults
+    known = {image['id'] for image in truth['images'] if is_id(image.get('id'))}
+    strange = [
+        (image, image.get('file_name', ''))
+        for image in data['images']
+        if is_id(image.get('id')) and image['id'] not in known
+    ]
+    message = f'does not list what {source.path} does: the evaluation stops, after the training'
+    remedy = 'let ann_file of the evaluator and of the data set name the same file'
+    return faults + fault_of(path, strange, message, remedy, noun='image')
 
 
 def pairing_faults(source: LabelSource, pairs: Sequence[tuple[str, str]]) -> list[Fault]:
     """Images without label maps, and folders whose files end otherwise than the config says."""
+    absent = [image for image, _ in pairs if source.list_file and not os.path.isfile(image)]
+    if absent:
+        message = (
+            f'lists {len(absent)} names without an image, the first of which would be '
+            f'{absent[0]!r}: the run stops when its turn comes'
+        )
+        remedy = f'write names below the folder, without img_suffix={source.image_suffix!r}'
+        return [Fault(source.list_file, message, remedy, where=tuple(absent))]
     if not pairs:
         return [suffix_fault(source.image_folder, 'img_suffix', source.image_suffix)]
     if not source.label_folder:
@@ -197,7 +238,7 @@ def parallel(function: Callable, items: Sequence, jobs: int) -> Iterable:
     if jobs == 1:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(min(jobs, MOST_JOBS)) as pool:
         yield from pool.map(function, items, chunksize=CHUNK)
 
 

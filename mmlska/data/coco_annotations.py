@@ -18,6 +18,7 @@ from .coco_values import NUMBERS, are_numbers, as_array, is_box, is_id, lacking_
 from .faults import ERROR, WARNING, Fault, fault_of
 
 ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
+FRACTIONS_SHARE = 0.9  # of boxes smaller than a pixel, from which on they are taken for shares
 CORNERS_SHARE = 0.3  # of boxes that leave the image, from which on they are taken for corners
 
 
@@ -84,7 +85,28 @@ def check_keys(
     effect = ': the evaluation stops at it, after the training' if evaluated else ''
     remedy = 'write iscrowd=0 (1 for a crowd); --fix does'
     level = ERROR if evaluated else WARNING
-    return faults + fault_of(path, without('iscrowd'), f"lacks 'iscrowd'{effect}", remedy, level)
+    faults += fault_of(path, without('iscrowd'), f"lacks 'iscrowd'{effect}", remedy, level)
+    return faults + check_crowds(path, annotations, level)
+
+
+def check_crowds(path: str, annotations: Sequence[dict], level: str) -> list[Fault]:
+    """Values of ``iscrowd`` that mean neither yes nor no; ``level`` is that of a missing one."""
+    values = [entry.get('iscrowd', 0) for entry in annotations]
+    if set(map(type, values)) <= {int, bool} and set(values) <= {0, 1}:
+        return []
+    odd = [entry for entry in annotations if not is_flag(entry.get('iscrowd', 0))]
+    null = [(entry, '') for entry in odd if entry['iscrowd'] is None]
+    other = [(entry, f'{entry["iscrowd"]!r}') for entry in odd if entry['iscrowd'] is not None]
+    message, remedy = 'has an iscrowd that is neither 0 nor 1', 'write iscrowd=0 (1 for a crowd)'
+    return [
+        *fault_of(path, null, 'has null for iscrowd', f'{remedy}; --fix does', level),
+        *fault_of(path, other, f'{message}: the object may be left out', remedy),
+    ]
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value is 0 or 1, as a number or a truth value."""
+    return type(value) in (int, float, bool) and value in (0, 1)
 
 
 def check_owners(
@@ -170,6 +192,7 @@ def judge_boxes(
         negative = finite & (size < 0).any(1)
         flat = finite & ~negative & (size == 0).any(1)
         sound = finite & ~negative & ~flat
+        thin = sound & (size < 1).any(1)
         outside = sound & ((start >= limits) | (start + size <= 0)).any(1)
         beyond = sound & ~outside & ((start + size > limits + 1) | (start < -1)).any(1)
 
@@ -182,6 +205,13 @@ def judge_boxes(
         flat,
         'has a box of no area, which mmdet leaves out in silence',
         'drop it; --fix does',
+        WARNING,
+    )
+    fractions = thin.sum() > FRACTIONS_SHARE * max(sound.sum(), 1)
+    faults += of(
+        thin,
+        'has a box less than a pixel wide or high, which mmdet leaves out in silence',
+        'write pixels, not shares of the image' if fractions else 'draw it again, or drop it',
         WARNING,
     )
     faults += of(outside, 'has a box outside its image', 'draw it again, or drop it')

@@ -133,7 +133,7 @@ def run_lengths_problem(mask: Any, size: tuple | None) -> Problem | None:
             f'size {shape}, the image has {[size[1], size[0]]}',
         )
     if type(counts) is str:
-        return None
+        counts = counts_of(counts)
     if not are_counts(counts):
         remedy = 'encode the mask with pycocotools.mask.encode'
         return Problem('has run lengths that are no whole numbers, or negative', remedy)
@@ -144,6 +144,28 @@ def run_lengths_problem(mask: Any, size: tuple | None) -> Problem | None:
             f'{sum(counts)} pixels of {shape[0] * shape[1]}',
         )
     return None
+
+
+def counts_of(text: str) -> list[int] | None:
+    """The run lengths that pycocotools has packed into a text, None if it is none of its texts.
+
+    A letter holds five bits of a number, the lowest first, and whether there are more; the last one
+    the sign. From the fourth on each number is the difference from the one before the last.
+    """
+    counts, number, shift = [], 0, 0
+    for letter in text:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64:
+            return None
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            number -= 1 << shift
+        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+        number = shift = 0
+    return None if shift else counts
 
 
 def are_counts(counts: Any) -> bool:

@@ -128,7 +128,7 @@ def drop_short_polygons(data: dict[str, Any]) -> list[str]:
 
 def fill_crowds(data: dict[str, Any]) -> list[str]:
     """Say that annotations that do not tell are no crowds."""
-    changed = [entry for entry in data['annotations'] if 'iscrowd' not in entry]
+    changed = [entry for entry in data['annotations'] if entry.get('iscrowd') is None]
     for entry in changed:
         entry['iscrowd'] = 0
     return said(changed, 'wrote iscrowd=0 into')

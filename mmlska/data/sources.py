@@ -27,6 +27,9 @@ class CocoSource:
         masks: Whether the run reads masks.
         evaluated: Whether it is the truth of an evaluation.
         ignores_orientation: Whether photographs are loaded as they are stored.
+        truths: Annotation files by which metrics judge it.
+        filters_empty: Whether a training leaves out images without objects of its classes.
+        min_size: Shorter side, in pixels, below which a training leaves an image out.
     """
 
     key: str
@@ -36,6 +39,9 @@ class CocoSource:
     masks: bool
     evaluated: bool
     ignores_orientation: bool
+    truths: tuple[str, ...] = ()
+    filters_empty: bool = False
+    min_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,11 +177,15 @@ def option(dataset: dict, kind: Any, name: str, default: Any) -> Any:
 def step_settings(dataset: dict, name: str) -> dict:
     """Settings of the first pipeline step of that name, {} if there is none."""
     for step in dataset.get('pipeline') or ():
-        kind = step.get('type')
-        bare = kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
-        if bare == name:
+        if bare_type(step) == name:
             return step
     return {}
+
+
+def bare_type(settings: dict) -> str:
+    """Name of what settings build, without its scope; '' where nobody can tell."""
+    kind = settings.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
 
 
 def has_step(dataset: dict, name: str) -> bool:
@@ -189,11 +199,9 @@ def coco_source(key: str, dataset: dict, kind: Any, metrics: Any) -> CocoSource:
     folder = prefix.get('img', '') if isinstance(prefix, dict) else prefix
     root = dataset.get('data_root') or ''
     color = step_settings(dataset, 'LoadImageFromFile').get('color_type', 'color')
-    wanted = [
-        name
-        for metric in (metrics if isinstance(metrics, (list, tuple)) else [metrics or {}])
-        for name in [metric.get('metric', 'bbox')]
-    ]
+    judges = metrics if isinstance(metrics, (list, tuple)) else [metrics or {}]
+    wanted = [metric.get('metric', 'bbox') for metric in judges]
+    filters = dataset.get('filter_cfg') or {}
     masks = any('segm' in name for name in wanted)
     masks = masks or (
         bool(step_settings(dataset, 'LoadAnnotations').get('with_mask')) and not metrics
@@ -206,7 +214,17 @@ def coco_source(key: str, dataset: dict, kind: Any, metrics: Any) -> CocoSource:
         masks,
         metrics is not None,
         'ignore_orientation' in color or color == 'unchanged',
+        tuple(filter(None, map(truth_of, judges))),
+        bool(filters.get('filter_empty_gt', False)),
+        filters.get('min_size', 0),
     )
+
+
+def truth_of(metric: dict) -> str:
+    """The annotation file by which a metric judges in COCO's way, '' if it names none here."""
+    path = metric.get('ann_file')
+    judges = bare_type(metric).endswith('CocoMetric') and is_path(path or None)
+    return str(path) if judges and not is_remote(path, metric) else ''
 
 
 def label_source(key: str, dataset: dict, kind: Any) -> LabelSource:

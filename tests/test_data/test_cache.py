@@ -1,7 +1,9 @@
+import json
 import os
+from dataclasses import replace
 
 import pytest
-from tiny_sets import changed, make_coco, write
+from tiny_sets import changed, good_coco, make_coco, write
 
 from mmlska.data import quick_faults, remembered
 from mmlska.data.cache import cache_folder
@@ -31,6 +33,16 @@ def test_warnings_are_remembered_until_the_file_changes(counted, tmp_path):
     assert first == second == quick_faults(source) and len(first) == len(calls) == 1
     os.utime(source.path, (1, 1))
     assert remembered(source, find) == first and len(calls) == 2
+
+
+def test_a_changed_file_of_the_metric_is_read_again(counted, tmp_path):
+    find, calls = counted
+    source, truth = make_coco(tmp_path / 'set'), tmp_path / 'truth.json'
+    source = replace(source, truths=(str(truth),))
+    truth.write_text(json.dumps(good_coco()))
+    assert remembered(source, find) == remembered(source, find) == [] and len(calls) == 1
+    truth.write_text('{')
+    assert remembered(source, find) != []
 
 
 def test_errors_are_looked_for_again(counted, tmp_path):

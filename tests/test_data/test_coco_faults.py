@@ -3,12 +3,14 @@
 import json
 import math
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, groupby
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools.mask import encode as mask_of
 from tiny_sets import SIDE, changed, coco_source, good_coco, make_coco, save_image, write
 
 from mmlska.data import (
@@ -19,7 +21,7 @@ from mmlska.data import (
     read_annotations,
     repair,
 )
-from mmlska.data.coco_masks import are_polygons, polygons_problem
+from mmlska.data.coco_masks import are_polygons, counts_of, polygons_problem
 from mmlska.data.coco_values import is_id, places
 from mmlska.data.faults import ERROR, WARNING
 
@@ -118,6 +120,10 @@ ERRORS = {
     'no bbox': (lacking('bbox'), "lacks 'bbox'", 'annotation 12'),
     'no area': (lacking('area'), "lacks 'area'", 'annotation 12'),
     'no iscrowd': (lacking('iscrowd'), "lacks 'iscrowd': the evaluation stops", 'annotation 12'),
+    'null for iscrowd': (setting('iscrowd', None), 'has null for iscrowd', 'annotation 12'),
+    'text for iscrowd': (setting('iscrowd', '0'), 'neither 0 nor 1', "12 ('0')"),
+    'list for iscrowd': (setting('iscrowd', [0]), 'neither 0 nor 1', '12 ([0])'),
+    'two for iscrowd': (setting('iscrowd', 2), 'neither 0 nor 1', '12 (2)'),
     'no category': (lacking('category_id'), "lacks 'category_id'", 'annotation 12'),
     'no id': (lacking('id'), "lacks 'id'", 'annotation without id'),
     'no height': (lacking('height', 'images'), "lacks 'height'", 'image 2 (2.jpg)'),
@@ -136,6 +142,9 @@ ERRORS = {
         '12 (size [64, 32], the image has [64, 64])',
     ),
     'run lengths': (run_lengths([SIDE, SIDE], [5]), 'do not fill', '12 (5 pixels of 4096)'),
+    'short text of run lengths': (run_lengths([SIDE, SIDE], '01'), 'do not fill', '12 (1 pixels'),
+    'cut text of run lengths': (run_lengths([SIDE, SIDE], 'oo'), 'no whole numbers', '12'),
+    'strange text of run lengths': (run_lengths([SIDE, SIDE], 'x y'), 'no whole numbers', '12'),
     'huge number in a box': (setting('bbox', [1, 2, 10**400, 4]), 'not finite', 'annotation 12'),
     'true for a number': (setting('bbox', [1, True, 3, 4]), 'not four', '12 (bbox [1, True'),
     'text in a polygon': (setting('segmentation', [['1', 2, 3, 4, 5, 6]]), 'no list', ''),
@@ -188,6 +197,13 @@ ERRORS = {
 }
 WARNINGS = {
     'flat box': (setting('bbox', [4, 6, 0, 5]), 'a box of no area', '12 (bbox [4, 6, 0'),
+    'thin box': (setting('bbox', [4, 6, 0.5, 5]), 'less than a pixel', '12 (bbox [4, 6, 0.5'),
+    'all are crowds': (
+        lambda data: [entry.update(iscrowd=1) for entry in data['annotations']],
+        'no object of the classes',
+        '',
+    ),
+    'no annotation': (lambda data: data['annotations'].clear(), 'no object of the classes', ''),
     'beyond the border': (setting('bbox', [4, 6, 70, 5]), 'leaves its image', '12 (bbox [4, 6, 70'),
     'zero area': (setting('area', 0), 'has no area', '12 (area 0'),
     'id 0': (setting('id', 0), 'the id 0', 'annotation 0'),
@@ -229,6 +245,50 @@ def test_every_tool_survives_a_broken_annotation(change, tmp_path):
     assert all(isinstance(line, str) for line in lines)
     write(tmp_path, mended)
     assert repair(read_annotations(source.path)[0])[1] == []
+
+
+def shares_of_the_image(data):
+    for entry in data['annotations']:
+        entry.update(bbox=[0.1, 0.2, 0.3, 0.4], area=0.12)
+
+
+def test_boxes_in_shares_of_the_image_are_told_as_such(tmp_path):
+    fault = told(tmp_path, shares_of_the_image, 'less than a pixel', 'annotation 11')
+    assert fault.remedy == 'write pixels, not shares of the image'
+
+
+@pytest.mark.parametrize(
+    'filters', [dict(filters_empty=True, classes=('washer',)), dict(min_size=SIDE + 1)]
+)
+def test_a_filter_that_leaves_no_image_is_an_error_of_training_alone(filters, tmp_path):
+    training = replace(make_coco(tmp_path), evaluated=False, **filters)
+    (fault,) = quick_faults(training)
+    assert fault.level == ERROR and 'leaves none of its 2 images' in fault.message
+    assert not has_errors(quick_faults(replace(training, evaluated=True)))
+    halved = replace(training, min_size=0, filters_empty=False)
+    assert not has_errors(quick_faults(halved))
+
+
+def test_the_file_of_the_metric_is_checked_where_it_is_another(tmp_path):
+    source, truth = make_coco(tmp_path / 'set'), tmp_path / 'truth.json'
+    judged = replace(source, truths=(str(truth),))
+    truth.write_text(json.dumps(good_coco()))
+    assert quick_faults(judged) == []
+    truth.write_text(json.dumps(changed(lacking('iscrowd'))))
+    (fault,) = quick_faults(judged)
+    assert fault.file == str(truth) and "lacks 'iscrowd'" in fault.message
+    truth.write_text(json.dumps(changed(lambda data: data['images'][1].update(id=3))))
+    assert 'image 2 (2.jpg)' in [place for f in quick_faults(judged) for place in f.where]
+    truth.write_text('{')
+    assert has_errors(quick_faults(judged))
+    assert quick_faults(replace(source, truths=(source.path,))) == []
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=99))
+def test_run_lengths_are_unpacked_as_pycocotools_packs_them(pixels):
+    packed = mask_of(np.asfortranarray(np.array(pixels, dtype=np.uint8)[:, None]))['counts']
+    expected = [len(list(run)) for _, run in groupby(pixels)]
+    assert counts_of(packed.decode()) == ([0] * pixels[0] + expected)
 
 
 numbers = st.one_of(

@@ -112,3 +112,12 @@ def test_a_list_of_names_is_followed(tmp_path):
     (tmp_path / 'names.txt').write_text('1\n2\n')
     assert quick_faults(replace(source, list_file=str(tmp_path / 'names.txt'))) == []
     assert len(quick_faults(source)) == 1
+
+
+@pytest.mark.parametrize('names', ['1.jpg\n2.jpg\n', '\ufeff1\n2\n', '1\n3\n'])
+def test_a_list_of_other_names_is_told(names, tmp_path):
+    source = replace(make_labels(tmp_path), list_file=str(tmp_path / 'names.txt'))
+    (tmp_path / 'names.txt').write_text(names, encoding='utf-8')
+    (fault,) = quick_faults(source)
+    assert fault.file == source.list_file and 'names without an image' in fault.message
+    assert fault.where[-1].endswith('.jpg') and "without img_suffix='.jpg'" in fault.remedy

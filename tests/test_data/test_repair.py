@@ -16,6 +16,7 @@ def two_polygons(data):
 
 SAFE = {
     'no iscrowd': (lambda data: data['annotations'][0].pop('iscrowd'), 'iscrowd=0 into 1 anno', 4),
+    'null for iscrowd': (annotation(0, iscrowd=None), 'iscrowd=0 into 1 anno', 4),
     'no area': (lambda data: data['annotations'][0].pop('area'), 'area of the box for 1 anno', 4),
     'doubled id': (annotation(1, id=11), 'numbered all 4 annotations anew', 4),
     'text id': (annotation(1, id='x'), 'numbered all 4 annotations anew', 4),

@@ -49,6 +49,16 @@ def test_masks_count_where_something_reads_them(metric, with_mask, train, val):
     assert all(isinstance(source, CocoSource) and source.classes == ('a',) for source in sources)
 
 
+def test_the_file_of_a_metric_and_the_filter_of_a_training_are_found():
+    pytest.importorskip('mmdet')
+    loader = dict(dataset=coco(filter_cfg=dict(filter_empty_gt=True, min_size=32)))
+    metrics = [dict(type='CocoMetric', ann_file='b.json'), dict(type='VOCMetric', ann_file='c')]
+    cfg = config(train_dataloader=loader, val_dataloader=loader, val_evaluator=metrics)
+    (train, val), _ = find_sources(cfg, ('train', 'val'))
+    assert (train.filters_empty, train.min_size, train.truths) == (True, 32, ())
+    assert val.truths == ('b.json',)
+
+
 def test_the_class_of_a_segmentation_set_tells_its_suffixes():
     pytest.importorskip('mmseg')
     dataset = dict(
