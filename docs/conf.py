@@ -2,7 +2,7 @@
 
 On the site a line that is nothing but a link to a section of the README, or to a notebook, becomes
 that section or notebook, so that a text stands in one place; on a hosting page it stays the link.
-Links to files outside this folder lead to the repository.
+Other links to it lead there, and links to further files outside this folder to the repository.
 """
 
 import configparser
@@ -58,9 +58,6 @@ html_theme_options = {
     'source_directory': 'docs/',
 }
 
-# Files outside this folder that a page holds.
-PAGES = {ROOT / 'demo' / 'tutorial.ipynb': DOCS / 'tutorial.md'}
-
 HEADING_AT_END = re.compile(r'^#+ .*\s+\Z', re.M)
 # To a section of a README, or to a notebook.
 WHOLE_LINK = re.compile(
@@ -84,8 +81,7 @@ def read_section(readme: Path, anchor: str) -> str:
     for section in sections:
         heading, _, _ = section.partition('\n')
         if slug(heading.removeprefix('## ')) == anchor:
-            # Sections that it names stand on this page or on the hosting page: the latter has all.
-            return section.replace('](#', f']({HOME}/blob/main/{readme.name}#')
+            return section.replace('](#', f']({readme.name}#')
     raise ValueError(f'{readme.name} has no section #{anchor}')
 
 
@@ -120,13 +116,29 @@ def output_text(output: nbformat.NotebookNode) -> str:
     raise ValueError(f'a cell put out {output.output_type} of {", ".join(data) or "nothing"}')
 
 
+def find_wholes() -> dict[tuple[Path, str], tuple[Path, str]]:
+    """Tell which page holds a section or notebook, and under which anchor, by file and anchor."""
+    found = {}
+    for page in DOCS.rglob('*.md'):
+        text = page.read_text(encoding='utf-8')
+        for match in WHOLE_LINK.finditer(text):
+            readme, section, notebook = match.groups(default='')
+            is_headless = notebook or HEADING_AT_END.search(text[: match.start()])
+            anchor = '' if is_headless else f'#{section}'
+            found[(page.parent / (readme or notebook)).resolve(), section] = page, anchor
+    return found
+
+
+WHOLES = find_wholes()
+
+
 def link_from(page: Path, text: str, folder: Path) -> str:
     """Turn links that are relative to ``folder`` into those of a page in this folder."""
 
     def turn(match: re.Match[str]) -> str:
         start, target, anchor, end = match.groups(default='')
         path = (folder / target).resolve()
-        path = PAGES.get(path, path)
+        path, anchor = WHOLES.get((path, anchor[1:]), (path, anchor))
         if path.is_relative_to(DOCS):
             return f'{start}{relative(path, page.parent)}{anchor}{end}'
         return f'{start}{HOME}/blob/main/{path.relative_to(ROOT)}{anchor}{end}'

@@ -63,6 +63,7 @@ def test_formulas_need_no_script_of_another_site(site):
 def test_links_that_leave_the_documentation_lead_to_the_repository(site):
     faq = (site / 'faq.html').read_text(encoding='utf-8')
     assert re.search(r'href="https://[^"]+/blob/main/configs/van_lska/README\.md', faq)
+    assert 'href="get_started.html#when-something-fails"' in faq
     for page in site.rglob('*.html'):
         left = re.findall(
             r'(?:href|src)="(?:\.\./)+(?:configs|mmlska|tools|README)[^"]*', page.read_text()
