@@ -162,7 +162,8 @@ def check_checkpoint(path: str | None, origin: str) -> None:
     if path and os.path.isdir(path):
         advice = '; --work-dir FOLDER --resume finds the newest' if origin == '--resume' else ''
         raise FileNotFoundError(f'{origin}: {path!r} is a folder, name a file in it{advice}')
-    if path and '://' not in path and not os.path.isfile(path):
+    is_local = path and '://' not in path and not path.startswith('file:')
+    if is_local and not os.path.isfile(os.path.expanduser(path)):
         raise FileNotFoundError(
             f'{origin}: no checkpoint file {path!r} (relative paths start at {Path.cwd()})'
         )

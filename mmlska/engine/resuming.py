@@ -57,7 +57,8 @@ def check_same_optimizer(optim_wrapper: object, saved: Mapping, path: str) -> No
         ValueError: If the saved one has other parameters, or other settings.
     """
     for optimizer, state in _pairs(optim_wrapper, saved):
-        difference = _difference(optimizer, state.get('param_groups', ()))
+        groups = state.get('param_groups', ()) if isinstance(state, Mapping) else ()
+        difference = _difference(optimizer, groups)
         if difference:
             raise ValueError(
                 f'--resume {path}: its optimizer {difference}. Give the config the model and the '

@@ -8,7 +8,7 @@ import struct
 import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 PARTIAL = '.partial'
@@ -36,21 +36,24 @@ def fault(path: str | os.PathLike) -> str:
     it; nothing of it is unpickled. A folder, as sharded training saves it, must hold whole files.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         parts = sorted(path.iterdir())
         faults = [f'has the part {part.name}, which {fault(part)}' for part in parts if fault(part)]
         return next(iter(faults), '' if parts else 'is an empty folder')
-    if not path.is_file():
+    # Of a name that no disk takes, methods of a path raise an error.
+    if not os.path.isfile(path):
         return 'does not exist'
     size = path.stat().st_size
     if size == 0:
         return 'is empty'
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            names, damaged = archive.namelist(), archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, struct.error):
         return f'is truncated or no checkpoint of a training ({size} bytes)'
-    return f'is damaged at {damaged}' if damaged else ''
+    if damaged:
+        return f'is damaged at {damaged}'
+    return '' if any(name.endswith('data.pkl') for name in names) else 'is another kind of archive'
 
 
 def partial_name(filename: str) -> str:
@@ -166,7 +169,8 @@ def _in_order(folders: list[str], template: str) -> list[Path]:
 def _found(name: str, folders: list[str]) -> Path:
     """The file that ``last_checkpoint`` names: beside it, else where it says."""
     for folder in folders:
-        beside = Path(folder, Path(name).name)
-        if beside.exists():
+        # Which reads the paths of all systems.
+        beside = Path(folder, PureWindowsPath(name).name)
+        if os.path.exists(beside):
             return beside
     return Path(name)

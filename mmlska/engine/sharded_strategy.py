@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.dist import is_main_process
+from mmengine.runner import save_checkpoint
 from torch.distributed.fsdp import FullStateDictConfig, StateDictType
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
@@ -69,7 +70,10 @@ class ShardedStrategy(FSDPStrategy):
             weights = self.model.state_dict()
         if is_main_process():
             meta = (extra_ckpt or {}).get('meta', {})
-            torch.save(dict(state_dict=weights, meta=meta), os.path.join(filename, WHOLE_WEIGHTS))
+            # By its error a full disk is known.
+            save_checkpoint(
+                dict(state_dict=weights, meta=meta), os.path.join(filename, WHOLE_WEIGHTS)
+            )
 
     def optim_state_dict(self) -> dict:
         """State of the optimizer, that of this process."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -184,6 +185,14 @@ def test_resuming_keeps_where_a_new_training_starts(resume, load_from, start_fro
     launch.set_resume(cfg, resume)
     assert cfg.resume and cfg.load_from == load_from
     assert cfg.get('start_from') == start_from
+
+
+def test_a_checkpoint_may_lie_in_the_home_folder(checkpoint, monkeypatch):
+    monkeypatch.setenv('HOME', os.path.dirname(checkpoint))
+    launch.check_checkpoint('~/epoch_1.pth', 'load_from')
+    launch.check_checkpoint(f'file://{checkpoint}', 'load_from')
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint file .~.epoch_2'):
+        launch.check_checkpoint('~/epoch_2.pth', 'load_from')
 
 
 def test_an_address_is_no_missing_checkpoint():

@@ -1,4 +1,5 @@
 import os
+import zipfile
 
 import pytest
 import torch
@@ -177,3 +178,24 @@ def test_a_disk_that_flushes_no_folder_keeps_the_file(save, tmp_path, monkeypatc
     monkeypatch.setattr(os, 'open', refuse_folders)
     move_into_place(partial, final)
     assert fault(final) == '' and not partial.exists()
+
+
+@pytest.mark.parametrize('name', ['C:\\runs\\a\\epoch_1.pth', 'D:/a/epoch_1.pth', '/a/epoch_1.pth'])
+def test_a_record_of_another_system_names_the_file_beside_it(name, save, tmp_path):
+    paths = save('epoch_1.pth'), save('epoch_2.pth')
+    record(tmp_path, name)
+    choice = choose_checkpoint([str(tmp_path)], TEMPLATE)
+    assert choice.path == paths[0] and choice.refused == []
+
+
+@pytest.mark.parametrize('name', ['x' * 5000, 'a\0b', '\ufffd', '../..'])
+def test_a_record_of_no_file_leads_to_the_newest(name, save, tmp_path):
+    path = save('epoch_1.pth')
+    record(tmp_path, name)
+    assert choose_checkpoint([str(tmp_path)], TEMPLATE).path == path
+
+
+def test_an_archive_of_something_else_is_no_checkpoint(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'epoch_1.pth', 'w') as archive:
+        archive.writestr('notes.txt', 'text')
+    assert fault(tmp_path / 'epoch_1.pth') == 'is another kind of archive'

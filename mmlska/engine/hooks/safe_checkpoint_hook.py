@@ -151,9 +151,11 @@ class SafeCheckpointHook(CheckpointHook):
         if not runner._resume:
             return
         meta = checkpoint.get('meta')
-        if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
+        has_place = isinstance(meta, dict) and {'epoch', 'iter'} <= meta.keys()
+        if not has_place or 'message_hub' not in checkpoint:
             raise ValueError(
-                f'--resume {runner._load_from}: the file holds weights only, not the state of a '
+                f'--resume {runner._load_from}: the file holds weights'
+                f'{" and lacks its message_hub" if has_place else " only"}, not the state of a '
                 'training. To start from its weights, leave --resume out and add --cfg-options '
                 f'load_from={runner._load_from}'
             )
@@ -232,7 +234,13 @@ class SafeCheckpointHook(CheckpointHook):
                 f'{processes}: their random numbers start anew'
             )
             return
-        set_random_state(states[rank])
+        try:
+            set_random_state(states[rank])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            runner.logger.warning(
+                f'the random state of the checkpoint cannot be read ({error!r}): random numbers '
+                'start anew'
+            )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Leave out the batches of this epoch that were trained before the interruption."""

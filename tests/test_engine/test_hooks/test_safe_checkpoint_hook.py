@@ -327,6 +327,24 @@ def test_a_file_of_weights_is_not_resumed(tmp_path):
         runner.train()
 
 
+def test_a_file_without_its_message_hub_is_not_resumed(tmp_path):
+    toy_runner(tmp_path, length=1).train()
+    path = tmp_path / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    del checkpoint['message_hub']
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r'epoch_1\.pth: the file holds weights and lacks its mes'):
+        toy_runner(tmp_path, length=2, resume=True).train()
+
+
+def test_a_random_state_that_is_none_starts_anew_and_says_so(tmp_path, told):
+    toy_runner(tmp_path, length=1).train()
+    path = tmp_path / 'epoch_1.pth'
+    torch.save({**torch.load(path, weights_only=False), 'random_states': [dict(python=1)]}, path)
+    toy_runner(tmp_path, length=2, resume=True).train()
+    assert any('random state of the checkpoint cannot be read' in message for message in told)
+
+
 def test_a_checkpoint_without_optimizer_says_so(tmp_path, told):
     toy_runner(tmp_path, length=1, checkpoint=dict(save_optimizer=False)).train()
     toy_runner(tmp_path, length=2, resume=True).train()
