@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 OPACITY = 0.5
@@ -45,7 +45,10 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     add('model', metavar='MODEL', help='the ONNX file')
     add('--out', type=Path, default=Path('outputs'), help='folder for pictures (default: outputs)')
     add('--score-thr', type=float, default=0.3, help='least score that is drawn (default: 0.3)')
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if not 0 <= args.score_thr <= 1:
+        parser.error(f'--score-thr takes a number from 0 to 1, got {args.score_thr:g}')
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,22 +58,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths, model = list_images(args.images), Model(args.model)
     except (OSError, ValueError) as error:
         sys.exit(f'onnx_demo.py: error: {error}')
-    args.out.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for path in paths:
-        try:
-            with Image.open(path) as opened:
-                image = np.asarray(ImageOps.exif_transpose(opened).convert('RGB'))
-        except (OSError, ValueError) as error:
-            failed += 1
-            print(f'onnx_demo.py: error: {path} cannot be read: {error}', file=sys.stderr)
-            continue
-        picture, found = model.show(image, args.score_thr)
-        out = args.out / f'{path.stem}.png'
-        picture.save(out)
-        print(f'{path}: {found} -> {out}')
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        failed = [path for path in paths if not draw(path, model, args)]
+    except OSError as error:
+        sys.exit(f'onnx_demo.py: error: {args.out} takes no pictures: {error.strerror}')
     if failed:
         sys.exit(1)
+
+
+def draw(path: Path, model: 'Model', args: argparse.Namespace) -> bool:
+    """Draw what is found in an image; returns whether it can be read."""
+    try:
+        with Image.open(path) as opened:
+            if opened.mode[0] in 'IF':
+                raise ValueError(f'its pixels are of mode {opened.mode}, and no bytes')
+            image = np.asarray(ImageOps.exif_transpose(opened).convert('RGB'))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        print(f'onnx_demo.py: error: {path} cannot be read: {error}', file=sys.stderr)
+        return False
+    picture, found = model.show(image, args.score_thr)
+    out = args.out / f'{path.stem}.png'
+    picture.save(out)
+    print(f'{path}: {found} -> {out}')
+    return True
 
 
 def list_images(names: Sequence[str]) -> list[Path]:
@@ -222,6 +233,8 @@ class Model:
         """The image with boxes, masks where there are any, classes and scores."""
         picture = Image.fromarray(image)
         draw = ImageDraw.Draw(picture, 'RGBA')
+        scale = max(1, max(picture.size) // 500)
+        font = ImageFont.load_default(10 * scale)
         # The best one lies on top.
         for i in range(len(found.labels))[::-1]:
             label = int(found.labels[i])
@@ -230,11 +243,11 @@ class Model:
                 left, top, mask = placed(found.masks[i], found.boxes[i], image.shape[:2])
                 opacity = Image.fromarray(np.uint8(mask * int(255 * OPACITY)))
                 draw.bitmap((left, top), opacity, (*colour, 255))
-            draw.rectangle(found.boxes[i].tolist(), outline=colour, width=2)
+            draw.rectangle(found.boxes[i].tolist(), outline=colour, width=2 * scale)
             text = f'{self.told["classes"][label]} {found.scores[i]:.2f}'
             corner = tuple(found.boxes[i][:2].tolist())
-            draw.rectangle(draw.textbbox(corner, text), fill=(*colour, 200))
-            draw.text(corner, text, fill=(255, 255, 255))
+            draw.rectangle(draw.textbbox(corner, text, font), fill=(*colour, 200))
+            draw.text(corner, text, fill=(255, 255, 255), font=font)
         return picture
 
     def describe_areas(self, labels: np.ndarray) -> str:
@@ -255,7 +268,7 @@ def resized(size: Sequence[int], steps: Sequence[dict[str, Any]]) -> tuple[int, 
         elif step['keep_ratio']:
             long, short = max(step['scale']), min(step['scale'])
             ratio = min(long / max(height, width), short / min(height, width))
-            height, width = int(height * ratio + 0.5), int(width * ratio + 0.5)
+            height, width = (max(1, int(n * ratio + 0.5)) for n in (height, width))
         else:
             width, height = step['scale']
     return height, width

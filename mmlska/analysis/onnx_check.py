@@ -63,11 +63,13 @@ class Check(NamedTuple):
         errors: Largest error by output, with the field of :class:`Limits` that it belongs to.
         times: Milliseconds for an image, by program: median and quartiles.
         failures: What is beyond its limit, in words.
+        detections: How many detections were compared; None of other models.
     """
 
     errors: dict[str, tuple[str, float]]
     times: dict[str, Spread]
     failures: list[str]
+    detections: int | None = None
 
     def describe(self) -> str:
         """Errors and times, a line each."""
@@ -76,6 +78,10 @@ class Check(NamedTuple):
             for name, (kind, error) in self.errors.items()
         ]
         lines += [f'{name:16}{1e3 * time.median:12.1f} ms' for name, time in self.times.items()]
+        if self.detections is not None:
+            lines.append(f'{"compared":16}{self.detections:12} detections')
+        if self.detections == 0:
+            lines.append('Nothing was compared: give --images in which the model finds something.')
         return '\n'.join(lines)
 
 
@@ -98,10 +104,13 @@ def check_file(
     """
     model = OnnxModel(file)
     errors: dict[str, tuple[str, float]] = {}
+    detections = 0
     for image in images:
         expected = {name: value.numpy() for name, value in by_name(graph, graph(image)).items()}
         for name, (kind, error) in compare(model(image), expected).items():
             errors[name] = kind, max(error, errors.get(name, (kind, 0.0))[1])
+        if 'boxes' in expected:
+            detections += int((expected['labels'] >= 0).sum())
     failures = [
         f'{name} differ by {error:.3g} {getattr(UNITS, kind)}, at most {getattr(limits, kind)} is '
         'allowed'
@@ -110,7 +119,7 @@ def check_file(
         if not error <= getattr(limits, kind)
     ]
     times = _time(model, graph, images[0], rounds) if rounds and not failures else {}
-    return Check(errors, times, failures)
+    return Check(errors, times, failures, detections if 'boxes' in errors else None)
 
 
 def _time(model: OnnxModel, graph: nn.Module, image: Tensor, rounds: int) -> dict[str, Spread]:

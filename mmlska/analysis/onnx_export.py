@@ -66,14 +66,12 @@ def export_and_check(
         Check: The errors and times; ``failures`` tells why there is no file.
 
     Raises:
-        FileNotFoundError: If config, checkpoint, an image or the folder of ``out`` is missing.
+        FileNotFoundError: If the config, the checkpoint or an image is missing.
         ImportError: If what exporting needs is not installed.
         TypeError: If there is no graph of this detector.
         ValueError: If the model cannot be exported, or its preparation of images not be told.
     """
     check_packages()
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f'the folder of {str(out)!r} does not exist')
     predictor = Predictor(task.config, task.checkpoint, 'cpu', task.cfg_options)
     cfg, model = load_config(task.config, task.cfg_options), predictor.model
     told = describe_model(

@@ -5,21 +5,26 @@ What stands beside the tensors in a file is a JSON value under each name of ``me
 
 import contextlib
 import importlib
-import inspect
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.export import Dim
+from torch.torch_version import TorchVersion
 
 from .half_precision import to_half
 
 INPUT = 'image'
+# That of 2.6 cannot export a sum of products, or a norm of layers, at sizes that it does not know.
+OLDEST_TORCH = '2.9'
 # The dimensions of the input that may differ from run to run, as files name them.
 DYNAMIC = {0: 'batch', 2: 'height', 3: 'width'}
 
@@ -81,6 +86,7 @@ def export_onnx(
     _forget_origins(model)
     metadata = dict(metadata or {})
     if options.dynamic:
+        _name_sides(model.graph)
         metadata['least_size'] = _least_size(program.exported_program)
     onnx.helper.set_model_props(model, {name: json.dumps(v) for name, v in metadata.items()})
     onnx.save(model, os.fspath(file))
@@ -101,7 +107,7 @@ def _exported(
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=names,
-                dynamic_shapes=(DYNAMIC,) if options.dynamic else None,
+                dynamic_shapes=(dict.fromkeys(DYNAMIC, Dim.DYNAMIC),) if options.dynamic else None,
                 opset_version=options.opset,
                 custom_translation_table=dict(translations or {}),
                 verbose=False,
@@ -124,8 +130,7 @@ def _reason(error: BaseException) -> str:
     """What went wrong first, in a line: the exporter wraps it into pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines()]
-    return f'{type(error).__name__}: {next(filter(None, lines), "no reason given")}'
+    return f'{type(error).__name__}: {_first_line(error)}'
 
 
 def check_packages() -> None:
@@ -138,11 +143,32 @@ def check_packages() -> None:
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"exporting needs {', '.join(missing)}: pip install 'mmlska[export]'")
-    if 'custom_translation_table' not in inspect.signature(torch.onnx.export).parameters:
+    if TorchVersion(torch.__version__) < OLDEST_TORCH:
         raise ImportError(
-            f'exporting needs PyTorch 2.6 or newer, this is {torch.__version__}, whose exporter '
-            'knows no operators but its own'
+            f'exporting needs PyTorch {OLDEST_TORCH} or newer, this is {torch.__version__}'
         )
+
+
+def check_target(file: str | os.PathLike, overwrite: bool = False) -> None:
+    """Check that a file can be written, before the work is done.
+
+    Args:
+        file (str | PathLike): Where it goes.
+        overwrite (bool): Whether one may be there.
+
+    Raises:
+        ValueError: If its name does not end in ``.onnx``.
+        OSError: If there is no such folder, it cannot be written to, or the file exists.
+    """
+    path = Path(file).absolute()
+    if path.suffix != '.onnx':
+        raise ValueError(f'{str(file)!r} has to end in .onnx')
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'the folder of {str(file)!r} does not exist')
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f'the folder of {str(file)!r} cannot be written to')
+    if path.exists() and (path.is_dir() or not overwrite):
+        raise FileExistsError(f'{str(file)!r} exists; use --force to write over it')
 
 
 @contextlib.contextmanager
@@ -169,19 +195,22 @@ def _forget_origins(model: Any) -> None:
             del part.metadata_props[:]
 
 
+def _name_sides(graph: Any) -> None:
+    """Call the dynamic dimensions by their names instead of torch's symbols."""
+    sides = graph.input[0].type.tensor_type.shape.dim
+    names = {sides[axis].dim_param: name for axis, name in DYNAMIC.items()}
+    symbols = re.compile(rf'\b({"|".join(map(re.escape, names))})\b')
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = symbols.sub(lambda found: names[found[0]], side.dim_param)
+
+
 def _least_size(program: torch.export.ExportedProgram) -> list[int]:
     """The least height and width that a program takes; any batch is fine."""
     (image,) = (n for n in program.graph.nodes if n.op == 'placeholder' and n.name == INPUT)
     symbols = [side.node.expr for side in image.meta['val'].shape[2:]]
     return [max(1, int(program.range_constraints[symbol].lower)) for symbol in symbols]
-
-
-def read_metadata(file: str | os.PathLike) -> dict[str, Any]:
-    """What stands in a file beside its graph."""
-    import onnx
-
-    model = onnx.load(os.fspath(file), load_external_data=False)
-    return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
 
 
 class OnnxModel:
@@ -190,6 +219,14 @@ class OnnxModel:
     Args:
         file (str | PathLike): The file.
         threads (int, optional): Threads of an operation. Defaults to as many as PyTorch takes.
+
+    Attributes:
+        metadata (dict[str, Any]): What stands in the file beside its graph.
+        size (tuple[int, int] | None): The only height and width that it takes, one image at a
+            time; None if it takes any.
+
+    Raises:
+        ValueError: If this is no ONNX file, or a damaged one.
     """
 
     def __init__(self, file: str | os.PathLike, threads: int | None = None) -> None:
@@ -197,12 +234,35 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(
-            os.fspath(file), options, providers=['CPUExecutionProvider']
-        )
+        self.file = os.fspath(file)
+        try:
+            self.session = onnxruntime.InferenceSession(
+                self.file, options, providers=['CPUExecutionProvider']
+            )
+        # What ONNX Runtime raises has no common base but this.
+        except Exception as error:
+            raise ValueError(f'{self.file!r} cannot be loaded: {_first_line(error)}') from error
         self.output_names = [output.name for output in self.session.get_outputs()]
+        entries = self.session.get_modelmeta().custom_metadata_map
+        self.metadata = {name: json.loads(value) for name, value in entries.items()}
+        sides = self.session.get_inputs()[0].shape[2:]
+        self.size = None if isinstance(sides[0], str) else tuple(sides)
 
     def __call__(self, image: np.ndarray | torch.Tensor) -> dict[str, np.ndarray]:
-        """Map images ``(N, 3, H, W)`` to arrays by name."""
-        values = self.session.run(None, {INPUT: np.asarray(image, np.float32)})
+        """Map images ``(N, 3, H, W)`` to arrays by name.
+
+        Raises:
+            ValueError: If the file takes no images of this shape.
+        """
+        image = np.asarray(image, np.float32)
+        try:
+            values = self.session.run(None, {INPUT: image})
+        except Exception as error:
+            raise ValueError(
+                f'{self.file!r} does not take images of shape {image.shape}: {_first_line(error)}'
+            ) from error
         return dict(zip(self.output_names, values, strict=True))
+
+
+def _first_line(error: BaseException) -> str:
+    return next(filter(None, map(str.strip, str(error).splitlines())), 'no reason given')

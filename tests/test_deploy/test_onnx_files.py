@@ -6,18 +6,19 @@ from torch_versions import since
 
 from mmlska.deploy import onnx_files
 from mmlska.deploy.onnx_files import (
+    OLDEST_TORCH,
     ExportError,
     ExportOptions,
     OnnxModel,
     check_packages,
+    check_target,
     export_onnx,
-    read_metadata,
 )
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
-pytestmark = since('2.6', 'its exporter to ONNX knows no operators of others')
+pytestmark = since(OLDEST_TORCH, 'its exporter to ONNX is not made for these graphs')
 
 
 class Network(nn.Module):
@@ -59,7 +60,7 @@ def test_a_file_holds_the_graph_its_metadata_and_no_path_of_this_machine(graph, 
     file = tmp_path / 'a.onnx'
     told = dict(classes=['a', 'ü'], resize=None, mean=[0.5, 1.0, 2.0])
     export_onnx(graph, torch.randn(2, 3, 8, 12), file, ExportOptions(dynamic=True), told)
-    assert read_metadata(file) == told | dict(least_size=[1, 1])
+    assert OnnxModel(file).metadata == told | dict(least_size=[1, 1])
     (image,) = onnx.load(file).graph.input
     sides = [side.dim_param or side.dim_value for side in image.type.tensor_type.shape.dim]
     assert (image.name, sides) == ('image', ['batch', 3, 'height', 'width'])
@@ -116,6 +117,30 @@ def test_missing_packages_and_an_old_pytorch_are_named(monkeypatch):
         )
         with pytest.raises(ImportError, match=r"needs onnxscript: pip install 'mmlska\[export\]'"):
             check_packages()
-    monkeypatch.setattr(torch.onnx, 'export', lambda model, args: None)
-    with pytest.raises(ImportError, match=r'needs PyTorch 2\.6 or newer'):
+    monkeypatch.setattr(torch, '__version__', '2.8.1+cpu')
+    with pytest.raises(ImportError, match=r'needs PyTorch 2\.9 or newer, this is 2\.8\.1'):
         check_packages()
+
+
+def test_a_place_where_no_file_can_go_is_named_before_the_work(tmp_path):
+    taken = tmp_path / 'a.onnx'
+    taken.write_text('something')
+    with pytest.raises(FileExistsError, match=r"a\.onnx' exists; use --force to write over it"):
+        check_target(taken)
+    check_target(taken, overwrite=True)
+    with pytest.raises(ValueError, match=r"a\.pth' has to end in \.onnx"):
+        check_target(tmp_path / 'a.pth')
+    with pytest.raises(FileNotFoundError, match=r"the folder of '.*b/a\.onnx' does not exist"):
+        check_target(tmp_path / 'b' / 'a.onnx')
+
+
+def test_a_file_that_cannot_be_run_is_named(graph, tmp_path):
+    file = tmp_path / 'a.onnx'
+    file.write_text('no graph')
+    with pytest.raises(ValueError, match=r"a\.onnx' cannot be loaded: [^\n]*$"):
+        OnnxModel(file)
+    export_onnx(graph, torch.randn(1, 3, 8, 12), file)
+    model = OnnxModel(file)
+    assert model.size == (8, 12) and model.metadata == {}
+    with pytest.raises(ValueError, match=r'does not take images of shape \(1, 3, 8, 8\): [^\n]*$'):
+        model(torch.randn(1, 3, 8, 8))

@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     )
     add('--max-images', type=int, default=8, help='compare on so many at most (default: 8)')
     add('--rounds', type=int, default=7, help='how often both are timed (default: 7)')
+    add('--force', action='store_true', help='write over an existing OUT')
     add('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=OPTIONS_HELP)
     args = parser.parse_args()
     if args.dynamic and args.size:
@@ -57,7 +58,7 @@ def main() -> None:
     """Export, compare, and keep the file if it computes the same."""
     args = parse_args()
     from mmlska.analysis.onnx_export import ExportTask, export_and_check
-    from mmlska.deploy.onnx_files import ExportOptions
+    from mmlska.deploy.onnx_files import ExportOptions, check_target
 
     task = ExportTask(
         args.config,
@@ -69,6 +70,7 @@ def main() -> None:
         cfg_options=args.cfg_options,
     )
     with report_errors():
+        check_target(args.out, args.force)
         check = export_and_check(task, args.out, args.images, args.max_images, args.rounds)
     print(f'\nlargest errors, and times of an image\n{check.describe()}\n')
     if check.failures:

@@ -2,7 +2,7 @@
 """Quantise an exported model to int8, and evaluate it before and after.
 
 The ranges of activations are measured on images, best some hundred of the training set, prepared as
-the test pipeline of the config does.
+the test pipeline of the config does. The first and the last layers stay float32.
 """
 
 import argparse
@@ -13,7 +13,9 @@ from mmlska.cli import add_config_options, report_errors
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_config_options(parser)
     add = parser.add_argument
     add('model', type=Path, metavar='MODEL', help='what export_onnx.py has written, of float32')
@@ -26,10 +28,18 @@ def parse_args() -> argparse.Namespace:
         help='cut ranges off at this percentile, such as 99.99 (default: at the largest value)',
     )
     add(
+        '--keep',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='more layers that stay float32: those with this in the name of their weights',
+    )
+    add(
         '--evaluate',
         action='store_true',
-        help='evaluate both files on the test set of the config; segmentors only',
+        help='evaluate both files on the test set of the config, by its metrics',
     )
+    add('--force', action='store_true', help='write over an existing OUT')
     args = parser.parse_args()
     if args.num_images < 1 or not 0 < (args.percentile or 100) <= 100:
         parser.error('--num-images takes a positive number, --percentile one up to 100')
@@ -39,6 +49,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Quantise, and compare."""
     args = parse_args()
+    from mmlska.deploy.onnx_files import check_target
     from mmlska.deploy.quantizing import quantise
     from mmlska.engine.config import load_config
     from mmlska.engine.media_files import list_images
@@ -47,19 +58,26 @@ def main() -> None:
     with report_errors():
         if not args.model.is_file():
             raise FileNotFoundError(f'no file {str(args.model)!r}')
+        check_target(args.out, args.force)
         cfg = load_config(args.config, args.cfg_options)
         paths = list_images(args.images)
         paths = [paths[i] for i in range(0, len(paths), -(-len(paths) // args.num_images))]
-        count = quantise(args.model, args.out, prepared_images(cfg, paths), args.percentile)
+        images = prepared_images(cfg, paths)
+        count = quantise(args.model, args.out, images, args.percentile, args.keep)
         files = [args.model, args.out]
         figures = [
             evaluate_file(args.config, file, args.cfg_options) if args.evaluate else {}
             for file in files
         ]
-    print(f'\nranges measured on {count} images')
-    for file, found in zip(files, figures, strict=True):
-        words = ', '.join(f'{key} {value:.2f}' for key, value in found.items())
-        print(f'{file}: {file.stat().st_size / 1e6:.1f} MB{", " if words else ""}{words}')
+    print(f'\nranges measured on {count} images\n')
+    rows = [('', *(file.name for file in files))]
+    rows.append(('MB', *(f'{file.stat().st_size / 1e6:.1f}' for file in files)))
+    # mmdet has no figures of a detector that finds nothing.
+    names = dict.fromkeys(name for found in figures for name in found)
+    rows += [(name, *(f'{found.get(name, 0):.4g}' for found in figures)) for name in names]
+    width = max(len(file.name) for file in files) + 2
+    for name, *cells in rows:
+        print(f'{name:20}' + ''.join(f'{cell:>{width}}' for cell in cells))
 
 
 if __name__ == '__main__':
