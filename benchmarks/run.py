@@ -208,16 +208,18 @@ def without_effort(settings: Settings) -> Settings:
 
 def publish(name: str, tables: Mapping[str, Rows], machine: str | None, docs: str | None) -> None:
     """Print the tables with where, when and how they were made, and put them into a document."""
-    if machine is None:
-        lines = [f'Nothing was measured yet. `{COMMANDS[name]}` fills these tables.']
-    else:
-        lines = [f'Measured by `{COMMANDS[name]}` on {machine}.']
+    lines = [f'Measured by `{COMMANDS[name]}` on {machine}.'] if machine else []
     for title, rows in tables.items():
         lines += [f'### {title}', table(rows, with_compiled=name == 'gpu')]
     text = '\n\n'.join(lines)
     print(text)
-    if docs:
+    if docs and machine:
         report.rewrite(docs, name, text)
+    elif docs:
+        # A page of empty rows tells nobody anything.
+        number = sum(map(len, tables.values()))
+        nothing = f'Nothing was measured yet. `{COMMANDS[name]}` measures {number} cases.'
+        report.rewrite(docs, name, nothing)
 
 
 def table(rows: Rows, with_compiled: bool = False) -> str:
