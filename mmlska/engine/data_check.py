@@ -20,6 +20,10 @@ from mmlska.data import (
     remembered,
 )
 
+from .config import type_name
+
+# Metrics of mmdet that take the truth from their file, or else from the samples.
+COCO_METRICS = ('CocoMetric', 'FasterCocoMetric')
 # Places of a fault that are shown before training; tools/dataset_tools/check_dataset.py shows all.
 SHOWN = 5
 
@@ -48,7 +52,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             found = dataset_problems(dataset_key, dataset)
             problems += found
             keys += [f'{dataset_key}.data_root=FOLDER'] if found else []
-        found = evaluator_problems(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
+        evaluator = cfg.get(f'{split}_evaluator')
+        found = evaluator_problems(f'{split}_evaluator', evaluator, packs_no_truth(cfg, split))
         problems += found
         keys += [f'{split}_evaluator.ann_file=FILE'] if found else []
     if problems:
@@ -106,18 +111,35 @@ def dataset_problems(key: str, dataset: dict) -> list[str]:
     return [*found, f'    {dataset.get("type")} expects in {root!r}:', *layout]
 
 
-def evaluator_problems(key: str, evaluator: dict | list | None) -> list[str]:
-    """Lines about annotation files that metrics need and that are not there."""
+def evaluator_problems(
+    key: str, evaluator: dict | list | None, lacks_truth: bool = False
+) -> list[str]:
+    """Lines about annotation files that metrics need and that are not there, or not named."""
     if isinstance(evaluator, (list, tuple)):
         return [
             line
             for index, metric in enumerate(evaluator)
-            for line in evaluator_problems(f'{key}.{index}', metric)
+            for line in evaluator_problems(f'{key}.{index}', metric, lacks_truth)
         ]
     path = (evaluator or {}).get('ann_file')
+    if lacks_truth and not path and type_name(evaluator or {}) in COCO_METRICS:
+        return [
+            f'  {key}.ann_file: not set, so that the evaluation has no objects to compare with '
+            f"(or have 'instances' in meta_keys of PackDetInputs)"
+        ]
     if not path or is_remote(path, evaluator) or os.path.exists(path):
         return []
     return [f'  {key}.ann_file: {path!r} does not exist']
+
+
+def packs_no_truth(cfg: Config, split: str) -> bool:
+    """Whether the samples of a split reach the metrics without their objects, as is usual."""
+    key, dataset = f'{split}_dataloader', cfg[f'{split}_dataloader']['dataset']
+    steps = [list(leaf.get('pipeline') or [{}])[-1] for _, leaf in leaf_datasets(key, dataset)]
+    return any(
+        type_name(step) == 'PackDetInputs' and 'instances' not in step.get('meta_keys', ())
+        for step in steps
+    )
 
 
 def path_problem(path: str) -> str:

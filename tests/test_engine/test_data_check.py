@@ -90,6 +90,20 @@ def test_one_of_several_metrics_may_lack_its_file(root):
     assert "val_evaluator.1.ann_file: 'nowhere.json'" in message
 
 
+@pytest.mark.parametrize('kind', ['CocoMetric', 'mmlska.FasterCocoMetric'])
+@pytest.mark.parametrize('keys', [{}, dict(meta_keys=('img_id', 'instances'))])
+def test_a_metric_without_a_file_needs_the_objects_of_the_samples(kind, keys, root):
+    cfg = detection(root, val_evaluator=dict(type=kind, metric='bbox'))
+    check_data(cfg, ('val',))
+    cfg.val_dataloader.dataset.pipeline = [dict(type='mmdet.PackDetInputs', **keys)]
+    if keys:
+        check_data(cfg, ('val',))
+        return
+    message = error_of(cfg, 'val')
+    assert 'val_evaluator.ann_file: not set' in message
+    assert message.endswith('--cfg-options val_evaluator.ann_file=FILE')
+
+
 @pytest.mark.parametrize(
     'remote',
     [

@@ -22,6 +22,7 @@ from torch import nn
 from mmlska.checkpoint.recognition import Trait, recognise_sizes
 from mmlska.layers.build import build_activation, build_norm
 from mmlska.layers.conv_ffn import why_not_by_parts
+from mmlska.layers.input_check import check_first_conv
 from mmlska.layers.layer_norm import LayerNorm2d
 from mmlska.layers.mixed_affinity import attend, check_heads, values_of
 from mmlska.layers.recompute import recompute
@@ -61,6 +62,7 @@ class PatchEmbed(nn.Module):
 
         Zeros fill up patches that reach beyond the right or the lower border.
         """
+        check_first_conv(self, x, self.projection)
         # By nothing too: tracers and exporters cannot follow a question about a size.
         bottom, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
         return self.norm(self.projection(F.pad(x, (0, right, 0, bottom))))
@@ -291,7 +293,8 @@ class ContainerLight(StagedBackbone):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Turn images into a pyramid of feature maps, see :meth:`StagedBackbone.forward`."""
         mixes_early = any(self.num_heads[: len(self.depths) - 1])
-        if mixes_early and not is_compiling() and not why_observed(x):
+        is_seen = is_compiling() or bool(why_observed(x))
+        if mixes_early and not is_seen and x.dim() == 4:
             self._warn_of_memory(x)
         return super().forward(x)
 

@@ -22,6 +22,7 @@ from torch import nn
 from mmlska.checkpoint.recognition import Trait
 from mmlska.layers.build import build_norm
 from mmlska.layers.ghost import GhostBottleneck, make_divisible
+from mmlska.layers.input_check import check_first_conv
 from mmlska.ops import in_fast_layout
 from mmlska.registry import MODELS
 
@@ -186,6 +187,8 @@ class GhostNetV2(StagedBackbone):
 
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """Run the groups of blocks, and before the first the stem."""
+        if index == 0:
+            check_first_conv(self, x, self.conv_stem)
         # The blocks make wide maps of narrow ones: all images from 64 x 64 on were faster.
         x = in_fast_layout(x, least=2**12, device_type='cpu')
         if index == 0:

@@ -31,6 +31,7 @@ from mmlska.checkpoint.naming import STAGE_NORM_EPS, naming_of
 from mmlska.checkpoint.recognition import Trait, describe_van, is_convertible, recognise_van
 from mmlska.layers import ConvFFN
 from mmlska.layers.build import build_activation, build_layer, build_norm, build_plugins
+from mmlska.layers.input_check import check_first_conv
 from mmlska.layers.recompute import recompute
 from mmlska.layers.weight_init import init_convs
 from mmlska.ops import add_scaled, in_fast_layout, is_watched
@@ -80,6 +81,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, ceil(H / stride), ceil(W / stride))``."""
+        check_first_conv(self, x, self.projection)
         return self.norm(self.projection(x))
 
 

@@ -374,3 +374,32 @@ def test_pretrained_is_short_for_an_init_cfg(build, tmp_path):
         assert torch.equal(model.state_dict()[key], value), key
     with pytest.raises(ValueError, match=r'pretrained=.* and init_cfg=.* leave one out'):
         build(pretrained=path, init_cfg=dict(type='Pretrained', checkpoint='other.pth'))
+
+
+@pytest.mark.parametrize('build', [*BUILDERS, lambda: VAN(NANO)])
+@pytest.mark.parametrize(
+    ('images', 'told'),
+    [
+        (torch.rand(1, 4, 32, 32), r'for maps \(N, 3, H, W\), but gets \(1, 4, 32, 32\)'),
+        (torch.rand(3, 32, 32), r'add the batch axis'),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r'convert the map with x.to\(torch.float32'),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.double), r'weights of torch.float32, but gets'),
+    ],
+)
+def test_other_images_are_refused_by_what_the_backbone_takes(build, images, told):
+    with pytest.raises(ValueError, match=told):
+        build()(images)
+
+
+@pytest.mark.parametrize('build', [light, lambda: VAN(NANO)])
+def test_a_stem_that_was_exchanged_counts_as_it_is(build):
+    model = build().eval()
+    stem = model.patch_embed1.projection
+    more = nn.Conv2d(6, stem.out_channels, stem.kernel_size, stem.stride, stem.padding)
+    model.patch_embed1.projection = more
+    assert len(model(torch.rand(1, 6, 32, 32))) == 4
+    more.register_forward_pre_hook(lambda _, args: (args[0].float().repeat(1, 2, 1, 1),))
+    assert len(model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))) == 4
+    more._forward_pre_hooks.clear()
+    model.patch_embed1.projection = nn.Sequential(nn.Conv2d(2, 6, 1), more)
+    assert len(model(torch.rand(1, 2, 32, 32))) == 4
