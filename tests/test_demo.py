@@ -187,7 +187,7 @@ def test_the_training_is_the_one_of_the_stock_tool(tmp_path, demo):
     printed = demo(*FEW, '--seed', '3', '--data-root', 'digits,here').out
     (command,) = re.findall(r'^      \S+ (\S+) (\S+) --work-dir (\S+)$', printed, re.M)
     assert (tmp_path / command[0]).resolve() == TOOLS / 'train.py'
-    run(TOOLS / 'train.py', command[1], '--work-dir', 'stock', cwd=tmp_path)
+    run_here(TOOLS / 'train.py', command[1], '--work-dir', 'stock', cwd=tmp_path)
     states = [
         CheckpointLoader.load_checkpoint(str(folder / 'iter_4.pth'), 'cpu')['state_dict']
         for folder in (tmp_path / command[2], tmp_path / 'stock')

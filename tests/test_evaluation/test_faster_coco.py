@@ -148,9 +148,9 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize('options', OPTIONS, ids=str)
-def test_the_metric_reports_what_mmdets_reports(dump, options, tmp_path):
+def test_the_metric_reports_what_mmdets_reports(small_dump, options, tmp_path):
     pytest.importorskip('mmdet')
-    dataset, results = dump
+    dataset, results = small_dump
     annotations = tmp_path / 'annotations.json'
     annotations.write_text(json.dumps(dataset))
     classes = tuple(category['name'] for category in dataset['categories'])
