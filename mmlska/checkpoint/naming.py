@@ -188,9 +188,18 @@ def to_mmlska(state_dict: Mapping) -> dict:
     Raises:
         CheckpointError: If two names stand for the same weight.
     """
+    return rename_all(state_dict, canonical)
+
+
+def rename_all(weights: Mapping, name_of: Callable[[str], str]) -> dict:
+    """A copy of the weights, each under what a function makes of its name.
+
+    Raises:
+        CheckpointError: If two names stand for the same weight.
+    """
     renamed = {}
-    for key, value in state_dict.items():
-        name = canonical(key)
+    for key, value in weights.items():
+        name = name_of(key)
         if name in renamed:
             raise CheckpointError(f'the checkpoint holds {name!r} twice, once as {key!r}')
         renamed[name] = value

@@ -8,10 +8,11 @@ names that the foreign classes have written; they lie in ``tests/data/foreign_na
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from mmlska.layers.official_names import rename
 
-from .files import CheckpointError
+from .naming import rename_all
 from .recognition import shape_of
 
 # An ECA layer has one 1-D convolution; a squeeze-and-excitation block has fc1 and fc2.
@@ -43,13 +44,7 @@ def to_resnet(weights: Mapping) -> dict:
     """
     is_deep = any(key.startswith('conv1.0.') for key in weights)
     rules = [ECA_OF_TIMM, *(DEEP_STEM_OF_TIMM if is_deep else ())]
-    renamed: dict = {}
-    for key, value in weights.items():
-        name = rename(key, rules)
-        if name in renamed:
-            raise CheckpointError(f'the checkpoint holds {name!r} twice, once as {key!r}')
-        renamed[name] = value
-    return renamed
+    return rename_all(weights, partial(rename, rules=rules))
 
 
 def count_blocks(weights: Mapping) -> tuple[int, ...]:
