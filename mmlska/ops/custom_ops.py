@@ -36,6 +36,7 @@ Tensors = Sequence[torch.Tensor | None]
 Settings = Sequence[int]
 Needed = Sequence[bool]
 Found = list[torch.Tensor | None]
+Compute = Callable[[Tensors, Settings], tuple[torch.Tensor, torch.Tensor | None]]
 
 
 class KernelOperation:
@@ -58,16 +59,17 @@ class KernelOperation:
     def __init__(
         self,
         name: str,
-        forward: Callable[[Tensors, Settings], tuple[torch.Tensor, torch.Tensor | None]],
+        forward: Compute,
         backward: Callable[..., Found],
-        fake: Callable[[Tensors, Settings], tuple[torch.Tensor, torch.Tensor | None]],
+        fake: Compute,
         reference_backward: Callable[[torch.Tensor, Tensors, Settings, Needed], Found],
     ) -> None:
         self.name = name
-        self.forward, self.backward, self.fake = forward, backward, fake
+        self.forward, self.backward = forward, backward
         self.reference_backward = reference_backward
         if EXIST:
-            self._define(name, f'({_CALL}) -> (Tensor, Tensor)', self._compute, self._imagine)
+            schema = f'({_CALL}) -> (Tensor, Tensor)'
+            self._define(name, schema, _always_kept(forward), _always_kept(fake))
             self._define(
                 f'{name}_backward',
                 f'(Tensor grad, Tensor kept, {_CALL}, bool[] needed) -> Tensor[]',
@@ -109,20 +111,6 @@ class KernelOperation:
         for key in _DEVICES.values():
             _LIBRARY.impl(name, kernel, key)
         torch.library.register_fake(f'mmlska::{name}', fake, lib=_LIBRARY)
-
-    def _compute(
-        self, given: Sequence[torch.Tensor], present: Needed, settings: Settings
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The kernel of the operator: the result, and what is kept or an empty tensor."""
-        out, kept = self.forward(_spread(given, present), settings)
-        return out, given[0].new_empty(0) if kept is None else kept
-
-    def _imagine(
-        self, given: Sequence[torch.Tensor], present: Needed, settings: Settings
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What :meth:`_compute` returns, without values."""
-        out, kept = self.fake(_spread(given, present), settings)
-        return out, given[0].new_empty(0) if kept is None else kept
 
     def _compute_gradients(
         self,
@@ -215,6 +203,18 @@ def _spread(items: Sequence[Any], present: Needed, missing: Any = None) -> list[
     """Undo :func:`_pack`."""
     rest = iter(items)
     return [next(rest) if flag else missing for flag in present]
+
+
+def _always_kept(compute: Compute) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """The kernel of an operator: where nothing is kept for the backward pass, an empty tensor."""
+
+    def run(
+        given: Sequence[torch.Tensor], present: Needed, settings: Settings
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        out, kept = compute(_spread(given, present), settings)
+        return out, given[0].new_empty(0) if kept is None else kept
+
+    return run
 
 
 def _imagine_gradients(
