@@ -62,7 +62,7 @@ def _why_unchanged(x: torch.Tensor, least: int, device_type: str | None) -> str:
     if backend == 'plain':
         return "the backend is 'plain'"
     if x.device.type != 'cpu' or backend == 'triton':
-        reason = _why_not_for_triton(x, backend)
+        reason = _why_not_for_triton(x, x.numel(), backend)
         if not reason or x.device.type != 'cpu':
             return reason
     if x.numel() < least:
@@ -72,8 +72,11 @@ def _why_unchanged(x: torch.Tensor, least: int, device_type: str | None) -> str:
     return onednn.why_not_measured('in_fast_layout', x.dtype, needs_gradients(x), x.numel())
 
 
-def _why_not_for_triton(x: torch.Tensor, backend: str) -> str:
-    """Why the kernels in Triton are not chosen for a map ``(N, C, H, W)``."""
+def _why_not_for_triton(x: torch.Tensor, elements: int | None, backend: str) -> str:
+    """Why the kernels in Triton are not chosen for a map ``(N, C, H, W)``.
+
+    ``elements`` are those of the map; None if a compiler asks, to which they may be a symbol.
+    """
     if not triton_support.triton_is_usable(x.device):
         return 'Triton does not run on the device'
     if x.dtype not in triton_support.DTYPES:
@@ -82,7 +85,7 @@ def _why_not_for_triton(x: torch.Tensor, backend: str) -> str:
         return f'the backend is {backend!r}'
     reason = ''
     if backend == 'auto':
-        call = x.device, x.numel(), needs_gradients(x), triton_support.dtype_in_use(x)
+        call = x.device, elements, needs_gradients(x), triton_support.dtype_in_use(x)
         reason = triton_support.why_slower('depthwise_cascade', *call)
     return reason or why_failed(x.device)
 
@@ -91,11 +94,4 @@ def _is_faster_compiled(x: torch.Tensor, device_type: str | None) -> bool:
     """Whether a compiler is to see a map in channels_last, by what it knows of it."""
     if is_exporting() or x.dim() != 4 or device_type not in (None, x.device.type):
         return False
-    if not triton_support.triton_is_usable(x.device) or x.dtype not in triton_support.DTYPES:
-        return False
-    backend = chosen_backend()
-    if backend == 'auto':
-        call = x.device, None, needs_gradients(x), triton_support.dtype_in_use(x)
-        if triton_support.why_slower('depthwise_cascade', *call):
-            return False
-    return backend in ('auto', 'triton') and not why_failed(x.device)
+    return not _why_not_for_triton(x, None, chosen_backend())
