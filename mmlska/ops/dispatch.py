@@ -304,8 +304,10 @@ def _choose_eagerly(
     key = _key_of(operation, backend, *call)
     plan = _plans.get(key)
     if plan is None:
-        find = _take_fastest if backend == 'auto' else _take_forced
-        plan = find(operation, backend, '', call)
+        if backend == 'auto':
+            plan = _take_fastest(operation, call)
+        else:
+            plan = _take_forced(operation, backend, '', call)
         # What was not tried because a graph is captured may be tried later.
         if key and not _is_captured(x):
             if len(_plans) >= MOST_PLANS:
@@ -359,10 +361,7 @@ def forget_plans() -> None:
 
 
 def _take_fastest(
-    operation: Operation,
-    backend: str,
-    reason: str,
-    call: tuple[torch.Tensor, Tensors, Biases, Sequence[int]],
+    operation: Operation, call: tuple[torch.Tensor, Tensors, Biases, Sequence[int]]
 ) -> Plan:
     """The first form that is faster than the reference, and that nothing keeps from running."""
     x, weights, biases, dilations = call
@@ -376,7 +375,6 @@ def _take_fastest(
         tuple(tuple(weight.shape[2:]) for weight in weights),
         tuple(dilations),
         needs_gradients(x, *weights, *biases),
-        torch._C._get_mkldnn_enabled(),
     )
     faster, reason = faster_forms(operation, signature)
     for candidate in faster:

@@ -17,7 +17,6 @@ class Signature(NamedTuple):
         kernels: Height and width of each kernel.
         dilations: Dilation of each kernel.
         training: Whether autograd records the call.
-        has_onednn: Whether PyTorch may use oneDNN.
     """
 
     device: torch.device
@@ -27,7 +26,6 @@ class Signature(NamedTuple):
     kernels: tuple[tuple[int, int], ...]
     dilations: tuple[int, ...]
     training: bool
-    has_onednn: bool
 
 
 class Form(Protocol):

@@ -410,7 +410,6 @@ def test_short_kernels_in_inference_win_by_many_channels(
         kernels,
         tuple(dilations),
         training,
-        True,
     )
     assert bool(onednn.why_slower(signature)) != is_fast
 
