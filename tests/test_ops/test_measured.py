@@ -59,7 +59,7 @@ def test_what_has_no_row_was_not_measured(monkeypatch):
     ],
 )
 def test_a_processor_is_named_by_its_vendor(monkeypatch, machine, cpuinfo, processor, expected):
-    def read_text(path):
+    def read_text(path, encoding):
         assert path == Path('/proc/cpuinfo')
         if cpuinfo is None:
             raise FileNotFoundError(path)
