@@ -324,6 +324,8 @@ def check_script(script: Path, words: list[str]) -> None:
     elif script.suffix == '.sh':
         check_launch(script, words)
     else:
+        if script.name == 'onnx_demo.py':
+            pytest.importorskip('onnxruntime')
         assert parse_here(script, *words)
 
 

@@ -97,7 +97,7 @@ def _exported(
     image: torch.Tensor,
     options: ExportOptions,
     translations: Mapping[Callable, Callable] | None,
-) -> torch.onnx.ONNXProgram:
+) -> 'torch.onnx.ONNXProgram':
     with torch.no_grad(), _quiet_exporter():
         names = list(by_name(graph, graph(image)))
         try:

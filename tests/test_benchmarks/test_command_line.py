@@ -66,7 +66,7 @@ def test_help_is_quick_and_names_every_subject():
 @pytest.mark.parametrize('subject', SUBJECTS)
 def test_every_option_is_described(subject, bench):
     printed = bench(subject, '--help').out
-    options = re.findall(r'^  (?:--?\S+|case|suite)\b.*(?:\n {10,}.*)*', printed, re.M)
+    options = re.findall(r'^  (?:--?\S+|case|suite|FOLDER)\b.*(?:\n {10,}.*)*', printed, re.M)
     assert len(options) > 1
     # A description stands behind two blanks or on a line of its own.
     assert all(re.search(r'\S(?: {2,}|\n +)\S', option.strip()) for option in options), options

@@ -112,9 +112,12 @@ def test_what_cannot_be_corrupted_is_told(image, corruption, severity, error, me
 
 
 def test_a_library_that_fails_is_named_with_its_remedy(monkeypatch):
-    monkeypatch.setitem(
-        __import__('imagecorruptions').corruption_dict, 'fog', lambda *_: np.float_(0)
-    )
+    from imagecorruptions import corruption_dict
+
+    def uses_what_numpy_lacks(*_):
+        raise AttributeError('`np.float_` was removed in the NumPy 2.0 release')
+
+    monkeypatch.setitem(corruption_dict, 'fog', uses_what_numpy_lacks)
     with pytest.raises(RuntimeError, match=r'fog of imagecorruptions-imaug .* fails .*analysis'):
         corrupt(NOISE, 'fog', 1)
 

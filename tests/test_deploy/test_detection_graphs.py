@@ -5,7 +5,10 @@ import torch
 from mmdet.models.task_modules.coders import TBLRBBoxCoder
 from small_detectors import DETECTORS, build, found_by_mmdet, mask_rcnn, noise, retinanet, yolox
 from torch import nn
-from torch.export import Dim
+from torch.torch_version import TorchVersion
+
+if TorchVersion(torch.__version__) < '2.4':
+    pytest.skip('graphs of detectors need PyTorch 2.4 or newer', allow_module_level=True)
 
 from mmlska.deploy.detection_graphs import custom_translation_table, detection_graph
 
@@ -159,7 +162,8 @@ def exported(graph, images, any_size=True):
     """An exported graph as a function of images, of any number and size or of those of these."""
     runtime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    sides = {2: 32 * Dim('height', min=1, max=64), 3: 32 * Dim('width', min=1, max=64)}
+    dim = torch.export.Dim
+    sides = {2: 32 * dim('height', min=1, max=64), 3: 32 * dim('width', min=1, max=64)}
     file = io.BytesIO()
     torch.onnx.export(
         graph,
@@ -167,7 +171,7 @@ def exported(graph, images, any_size=True):
         dynamo=True,
         input_names=['image'],
         output_names=list(graph.output_names),
-        dynamic_shapes=({0: Dim('batch', min=1, max=64), **sides},) if any_size else None,
+        dynamic_shapes=({0: dim('batch', min=1, max=64), **sides},) if any_size else None,
         custom_translation_table=custom_translation_table(),
         verbose=False,
     ).save(file)

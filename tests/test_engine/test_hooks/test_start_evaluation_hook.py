@@ -10,9 +10,12 @@ HOOK = dict(type='mmlska.StartEvaluationHook')
 
 
 def steps_of_evaluations(folder):
-    """Steps at which a figure was logged."""
-    (log,) = sorted(folder.glob('*/vis_data/scalars.json'))[-1:]
-    records = map(json.loads, log.read_text().splitlines())
+    """Steps at which a figure was logged, by one run after the other.
+
+    Runs that start in the same second log into the same folder.
+    """
+    logs = sorted(folder.glob('*/vis_data/scalars.json'))
+    records = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     return [record['step'] for record in records if 'acc' in record]
 
 
@@ -35,7 +38,7 @@ def test_the_start_is_evaluated_and_changes_nothing(tmp_path):
 def test_a_resumed_run_is_not_evaluated_again(tmp_path):
     trained(tmp_path, [HOOK], length=1)
     trained(tmp_path, [HOOK], length=2, resume=True)
-    assert steps_of_evaluations(tmp_path) == [2]
+    assert steps_of_evaluations(tmp_path) == [0, 1, 2]
 
 
 def test_without_an_evaluation_the_reason_is_told(tmp_path):
