@@ -16,8 +16,8 @@ from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
 MIM_CONTENTS = ('configs', 'tools', 'model-index.yml', 'dataset-index.yml')
-NOT_SHIPPED = shutil.ignore_patterns('__pycache__', '*.py[cod]', '.*')
-
+# What is in tools/misc needs a checkout.
+NOT_SHIPPED = shutil.ignore_patterns('__pycache__', '*.py[cod]', '.*', 'misc')
 
 LINK = re.compile(r'\]\((?!\w+:|#)([^)\s]+)\)')
 PICTURES = ('.png', '.jpg', '.svg')

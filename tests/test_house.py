@@ -19,6 +19,7 @@ ARROWS = {
     'cli': '',
     'data': '',
     'datasets': 'registry shipped',
+    'model_zoo': '',
     'ops': '',
     'layers': 'registry ops',
     'checkpoint': 'layers ops',

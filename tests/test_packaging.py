@@ -93,6 +93,7 @@ def expected_files(checkout):
         f'mmlska/.mim/{name}/{path}'
         for name in ('configs', 'tools')
         for path in files_below(checkout / name)
+        if not path.startswith('misc/')
     }
     package = {f'mmlska/{path}' for path in files_below(checkout / 'mmlska')}
     return package | mim | {'mmlska/.mim/model-index.yml', 'mmlska/.mim/dataset-index.yml'}

@@ -14,7 +14,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 rm -rf dist
-"$python" -m build --no-isolation --outdir dist .
+echo '==> Building source archive and wheel'
+"$python" -m build --quiet --no-isolation --outdir dist .
 "$python" -m twine check --strict dist/*
 
 libraries=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -26,6 +27,6 @@ for file in dist/*; do
     # installed in editable mode.
     echo "$libraries" > "$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libraries.pth"
     "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation "$file"
-    (cd "$scratch" && env -u PYTHONPATH "$environment/bin/python" "$checkout/tests/smoke.py")
+    (cd "$scratch" && env -u PYTHONPATH PYTHONWARNINGS=ignore "$environment/bin/python" "$checkout/tests/smoke.py")
 done
 echo "==> dist/ is ready: $(cd dist && echo *)"
