@@ -16,6 +16,8 @@ LARGEST_ASPECT = 100
 LARGEST_PIXELS = 2**30
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
+# How files of TIFF and BigTIFF begin.
+TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 TRUTH_SUFFIXES = dict(JPEG=('.jpg', '.jpeg', '.jpe', '.jfif'), PNG=('.png',))
 
 
@@ -65,6 +67,9 @@ def opened(path: str, decode: Callable[[Image.Image], Any]) -> tuple[Any, list[F
             with Image.open(path) as image:
                 return decode(image), []
     except UnidentifiedImageError:
+        if is_tiff(path):
+            # Pillow does not know files of many bands or floats, which the config may well read.
+            return None, []
         return None, [Fault(path, 'is no image', 'copy it again, or drop it')]
     except Image.DecompressionBombError as error:
         message = f'is a decompression bomb ({error})'
@@ -74,13 +79,25 @@ def opened(path: str, decode: Callable[[Image.Image], Any]) -> tuple[Any, list[F
         return None, [Fault(path, f'is damaged: {error}', 'copy it again, or drop it')]
 
 
+def is_tiff(path: str) -> bool:
+    """Whether a file begins as one of TIFF."""
+    with open(path, 'rb') as file:
+        return file.read(4) in TIFF_STARTS
+
+
+def size_of(image: Image.Image) -> tuple[int, int] | None:
+    """Width and height of an image, None if its file has pages, each of which may be a band."""
+    has_pages = image.format == 'TIFF' and getattr(image, 'n_frames', 1) > 1
+    return None if has_pages else image.size
+
+
 def check_picture(picture: Picture) -> list[Fault]:
     """Check an image: there, whole, of a size that can be learned from, the size that is said."""
 
     def decode(image: Image.Image) -> tuple:
-        size, kind = image.size, image.format
+        size, kind = size_of(image), image.format
         turned = image.getexif().get(ORIENTATION) in TURNED
-        if size[0] * size[1] <= LARGEST_PIXELS:
+        if size is not None and size[0] * size[1] <= LARGEST_PIXELS:
             # An eighth of the size is decoded: enough to meet every damage, and much faster.
             image.draft('L', (max(size[0] // 8, 1), max(size[1] // 8, 1)))
             image.load()
@@ -90,6 +107,8 @@ def check_picture(picture: Picture) -> list[Fault]:
     if facts is None:
         return faults
     size, kind, turned = facts
+    if size is None:
+        return []
     return [
         *size_faults(picture.path, size),
         *said_size_faults(picture, size, turned),
@@ -162,7 +181,7 @@ def check_label_map(label: LabelMap) -> tuple[list[Fault], np.ndarray]:
     if form:
         return [form], nothing
     counts = np.bincount(pixels.ravel().astype(np.uint8), minlength=256)
-    size, _ = opened(label.image, lambda image: image.size)
+    size, _ = opened(label.image, size_of)
     if size is not None and pixels.shape != size[::-1]:
         message = (
             f'has {pixels.shape[1]} x {pixels.shape[0]} pixels, its image {size[0]} x {size[1]}: '

@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 from tiny_sets import SIDE, make_labels, save_image, save_label
 
-from mmlska.data import check_source, quick_faults
+from mmlska.data import (
+    LabelMap,
+    Picture,
+    check_label_map,
+    check_picture,
+    check_source,
+    quick_faults,
+)
 from mmlska.data.faults import ERROR, WARNING
 
 MAP = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 3
@@ -121,3 +128,25 @@ def test_a_list_of_other_names_is_told(names, tmp_path):
     (fault,) = quick_faults(source)
     assert fault.file == source.list_file and 'names without an image' in fault.message
     assert fault.where[-1].endswith('.jpg') and "without img_suffix='.jpg'" in fault.remedy
+
+
+@pytest.mark.parametrize('bands_are', ['pages', 'samples'])
+def test_an_image_of_many_bands_that_pillow_misreads_is_no_fault(bands_are, tmp_path):
+    image, label = tmp_path / 'image.tif', tmp_path / 'label.png'
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 3).save(label)
+    if bands_are == 'pages':
+        page = Image.fromarray(np.zeros((8, 6), np.float32))
+        page.save(image, save_all=True, append_images=[page] * 7)
+    else:
+        pytest.importorskip('tifffile').imwrite(
+            image, np.zeros((8, 8, 6), np.float32), photometric='minisblack', planarconfig='contig'
+        )
+    assert check_picture(Picture(str(image), size=(8, 8))) == []
+    assert check_label_map(LabelMap(str(label), str(image), 3))[0] == []
+
+
+def test_a_file_that_no_reader_knows_is_still_no_image(tmp_path):
+    path = tmp_path / 'image.tif'
+    path.write_text('not an image')
+    (fault,) = check_picture(Picture(str(path)))
+    assert fault.message == 'is no image'
