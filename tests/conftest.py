@@ -1,4 +1,5 @@
 import functools
+import gc
 import json
 import os
 import re
@@ -48,6 +49,17 @@ class ModuleOfTests(pytest.Module):
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
     """Collect every file of tests as above."""
     return ModuleOfTests.from_parent(parent, path=module_path)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: spare collections of garbage, as timing asks for, to go over it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the libraries find what they leave at the end."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope='session')
