@@ -12,6 +12,9 @@ from torch import nn
 
 # Between light and dark, so that it can be read on both where a picture has no background.
 INK = '#7f858c'
+# Of a step in a data flow: inches, and points.
+BOX_WIDTH = 1.1
+STEP_FONT_SIZE = 9
 
 # Steps from the input to the last operation, which joins the branch with the input itself.
 DATA_FLOWS = {
@@ -27,7 +30,7 @@ DATA_FLOWS = {
     'LSKATrivial': ('dw\n1×k', 'dw\nk×1', '1×1', '· x'),
     'LKATrivial': ('dw\nk×k', '1×1', '· x'),
     'ContextAggregation': (
-        'mean, weighted by\nsoftmax of k(x)',
+        'weighted mean,\nby softmax(k(x))',
         'v: 1×1',
         'm: 1×1',
         '· sigmoid\nof a(x)',
@@ -73,16 +76,17 @@ def _draw_flow(axes: Axes, y: float, name: str, steps: tuple[str, ...]) -> None:
         axes.annotate('', (left, y), (end + 0.1, y), arrowprops=arrow)
         box = FancyBboxPatch(
             (left, y - 0.24),
-            1.1,
+            BOX_WIDTH,
             0.48,
             boxstyle='round,pad=0.02',
             facecolor='#ffe0b2' if joins else '#dbe9f6',
             edgecolor=INK,
         )
         axes.add_patch(box)
-        axes.text(left + 0.55, y, step, va='center', ha='center', fontsize=9)
-        end = left + 1.1
-    corners = [(0.3, y + 0.14), (0.3, y + 0.38), (end - 0.55, y + 0.38), (end - 0.55, y + 0.26)]
+        middle = left + BOX_WIDTH / 2
+        axes.text(middle, y, step, va='center', ha='center', fontsize=STEP_FONT_SIZE)
+        end = left + BOX_WIDTH
+    corners = [(0.3, y + 0.14), (0.3, y + 0.38), (middle, y + 0.38), (middle, y + 0.26)]
     for first, second in pairwise(corners):
         style = '->' if second is corners[-1] else '-'
         way = dict(arrowstyle=style, color=INK, shrinkA=0, shrinkB=0)

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from matplotlib.textpath import TextPath
 from torch import nn
 
-from benchmarks.layer_figures import DATA_FLOWS, gradient_footprint
+from benchmarks.layer_figures import BOX_WIDTH, DATA_FLOWS, STEP_FONT_SIZE, gradient_footprint
 from benchmarks.layers import (
     BACKBONES,
     LAYERS,
@@ -22,6 +23,12 @@ def test_every_registered_layer_is_compared_and_drawn():
     kinds -= {'AttentionSequence', 'IdentityStart'}
     assert {cfg['type'] for cfg, _ in LAYERS.values()} == kinds
     assert set(DATA_FLOWS) == kinds
+
+
+def test_the_words_of_a_step_fit_into_its_box():
+    lines = [line for flow in DATA_FLOWS.values() for step in flow for line in step.splitlines()]
+    widths = {line: TextPath((0, 0), line, STEP_FONT_SIZE).get_extents().width for line in lines}
+    assert {line for line, points in widths.items() if points > 72 * BOX_WIDTH} == set()
 
 
 def test_the_backbones_are_compared():
