@@ -97,18 +97,21 @@ def recognise_van(weights: Mapping, num_stages: int | None = None) -> dict:
 
     Returns:
         dict: ``arch``, ``attention`` (None if it is none of the large-kernel family),
-        ``layer_scale_init_value`` (0 without layer scales), ``in_channels`` and ``out_indices``;
-        empty if the weights are of no VAN.
+        ``layer_scale_init_value`` (0 without layer scales), ``in_channels``, ``patch_sizes`` and
+        ``out_indices``; empty if the weights are of no VAN.
     """
     arch = recognise_sizes(weights, num_stages)
     if not arch:
         return {}
+    stages = range(len(arch['depths']))
+    embeddings = [f'patch_embed{i + 1}.projection.weight' for i in stages]
     return dict(
         arch=arch,
         attention=_attention(weights),
         layer_scale_init_value=1e-2 if 'blocks1.0.layer_scale_1' in weights else 0.0,
-        in_channels=_size(weights, 'patch_embed1.projection.weight', 1),
-        out_indices=tuple(range(len(arch['depths']))),
+        in_channels=_size(weights, embeddings[0], 1),
+        patch_sizes=tuple(_size(weights, key, 2) for key in embeddings),
+        out_indices=tuple(stages),
     )
 
 

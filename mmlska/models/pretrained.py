@@ -22,6 +22,7 @@ from mmlska.checkpoint.naming import (
     canonical,
     naming_of,
 )
+from mmlska.checkpoint.own_models import SCHEME, find_own_model, own_models
 from mmlska.checkpoint.reading import check_keys
 from mmlska.checkpoint.recognition import find_backbone, recognise_sizes, recognise_van
 
@@ -56,7 +57,8 @@ def from_pretrained(
     norms from the codebase that has named them.
 
     Args:
-        source (str | PathLike): A file, an ``http://`` or ``https://`` address, or a name of
+        source (str | PathLike): A file, an ``http://`` or ``https://`` address, ``mmlska://NAME``
+            for a model that comes with this package, or a name of
             :data:`mmlska.checkpoint.known_weights.KNOWN_WEIGHTS`, e.g. ``'van-b0'``. A file that
             was fetched before is taken from the cache, without a network.
         sha256 (str, optional): Hexadecimal digits that the file's hash begins with, 8 to 64.
@@ -72,7 +74,7 @@ def from_pretrained(
         ValueError: If a name is unknown; the message has the nearest ones.
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file cannot be fetched or read, has another hash, is of no such
-            backbone, or does not fit ``options``.
+            backbone, or does not fit ``options``, or no model of the package has that name.
 
     Example::
 
@@ -128,7 +130,7 @@ def _find(
         return download(text, cache_dir, sha256)
     if _is_name(source):
         raise ValueError(_unknown(text))
-    path = find_file(source)
+    path = find_own_model(text) if text.startswith(SCHEME) else find_file(source)
     check_sha256(path, sha256)
     return path
 
@@ -146,7 +148,8 @@ def _unknown(name: str) -> str:
             f'{name!r} has no address that a program can fetch: get the file from {by_hand[0]}, '
             'and pass its path'
         )
-    near = difflib.get_close_matches(name, KNOWN_WEIGHTS, n=6) or KNOWN_WEIGHTS
+    names = [*KNOWN_WEIGHTS, *(SCHEME + own for own in own_models())]
+    near = difflib.get_close_matches(name, names, n=6) or names
     return f'{name!r} is neither a file nor a known name: the nearest names are {", ".join(near)}'
 
 

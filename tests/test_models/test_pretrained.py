@@ -8,10 +8,13 @@ import pytest
 import torch
 
 import mmlska
-from mmlska.checkpoint import CheckpointError, to_naming
+from mmlska.checkpoint import CheckpointError, read_checkpoint, to_naming
 from mmlska.checkpoint import downloads as downloading
 from mmlska.checkpoint.known_weights import BY_HAND, KNOWN_WEIGHTS
+from mmlska.checkpoint.own_models import find_own_model, own_models
+from mmlska.engine.config import load_config
 from mmlska.models import VAN, ContainerLight, GhostNetV2, pretrained
+from mmlska.registry import MODELS
 
 sys.path.append(str(Path(__file__).parents[1] / 'test_checkpoint'))
 import foreign
@@ -119,6 +122,28 @@ def test_unknown_names_are_told(name, sentence):
         mmlska.from_pretrained(name)
     with pytest.raises(FileNotFoundError):
         mmlska.from_pretrained('van.pth')
+
+
+def test_a_model_of_the_package_gives_its_backbone():
+    """The same as the config of its card with ``load_from``."""
+    name, own = next(iter(own_models().items()))
+    backbone = load_config(own.config, own.options).model.backbone
+    built = MODELS.build(backbone)
+    weights = read_checkpoint(find_own_model(f'mmlska://{name}'))
+    prefix = 'backbone.'
+    built.load_state_dict(
+        {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+    )
+    model = mmlska.from_pretrained(f'mmlska://{name}')
+    assert not model.training
+    assert all(map(torch.equal, outputs(model), outputs(built)))
+
+
+@pytest.mark.parametrize('prefix', ['', 'mmlska://'])
+def test_an_unknown_model_of_the_package_is_told_with_the_nearest(prefix):
+    name = next(iter(own_models()))
+    with pytest.raises((ValueError, CheckpointError), match=f'mmlska://{name}'):
+        mmlska.from_pretrained(f'{prefix}{name[:-1]}')
 
 
 def test_the_hash_of_a_file_is_checked(tmp_path):
