@@ -163,6 +163,7 @@ def check_coco(source: CocoSource, jobs: int, progress: Callable) -> Report:
             os.path.join(source.image_folder, str(image['file_name'])),
             (image['width'], image['height']) if {'width', 'height'} <= image.keys() else None,
             source.ignores_orientation,
+            source.decoder,
         )
         for image in data['images']
         if 'file_name' in image
@@ -192,7 +193,7 @@ def check_label_maps(source: LabelSource, jobs: int, progress: Callable) -> Repo
     if faults and all(fault.file in (source.image_folder, source.label_folder) for fault in faults):
         return Report(source, faults)
     labels = label_maps(source, pairs)
-    pictures = [Picture(image) for image, _ in pairs]
+    pictures = [Picture(image, decoder=source.decoder) for image, _ in pairs]
     total = len(labels) + len(pictures)
     results = progress(parallel(check_sample, [*pictures, *labels], jobs), total)
     counts = np.zeros(256, dtype=np.int64)

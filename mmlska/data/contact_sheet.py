@@ -69,6 +69,9 @@ def label_samples(source: LabelSource) -> list[tuple[str, str]]:
 
 def draw_sample(source: CocoSource | LabelSource, sample: tuple) -> Image.Image | None:
     """One tile, None if a file cannot be read (the checks have told it)."""
+    # Opening a pipe would wait for somebody to write into it.
+    if not os.path.isfile(sample[0]):
+        return None
     try:
         with Image.open(sample[0]) as opened:
             upright = (

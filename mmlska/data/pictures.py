@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -18,6 +19,8 @@ ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 # How files of TIFF and BigTIFF begin.
 TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+# Formats that every build of OpenCV reads; of the others it depends on what is in them.
+ALWAYS_DECODED = ('BMP', 'JPEG', 'MPO', 'PNG')
 TRUTH_SUFFIXES = dict(JPEG=('.jpg', '.jpeg', '.jpe', '.jfif'), PNG=('.png',))
 
 
@@ -29,11 +32,13 @@ class Picture:
         path: The file.
         size: Width and height that its annotations are for, None if they do not say.
         ignores_orientation: Whether the config loads photographs as they are stored.
+        decoder: What the config decodes with, ``'cv2'`` for OpenCV; '' if nobody can tell.
     """
 
     path: str
     size: tuple[int, int] | None = None
     ignores_orientation: bool = False
+    decoder: str = ''
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class LabelMap:
 
 def opened(path: str, decode: Callable[[Image.Image], Any]) -> tuple[Any, list[Fault]]:
     """Decode a file; returns what ``decode`` makes of it (None if nothing), and its faults."""
+    if os.path.lexists(path) and not os.path.isfile(path):
+        return None, [Fault(path, 'is no file, or a link to none', 'put the file in its place')]
     if not os.path.isfile(path):
         return None, [Fault(path, 'does not exist', 'copy it there, or correct the names')]
     if not os.path.getsize(path):
@@ -105,15 +112,24 @@ def check_picture(picture: Picture) -> list[Fault]:
 
     facts, faults = opened(picture.path, decode)
     if facts is None:
-        return faults
+        return faults or decoder_faults(picture, 'TIFF')
     size, kind, turned = facts
     if size is None:
-        return []
+        return decoder_faults(picture, kind)
     return [
         *size_faults(picture.path, size),
         *said_size_faults(picture, size, turned),
         *suffix_faults(picture.path, kind),
+        *decoder_faults(picture, kind),
     ]
+
+
+def decoder_faults(picture: Picture, kind: str) -> list[Fault]:
+    """A format that the pipeline cannot read, though it is an image."""
+    if picture.decoder != 'cv2' or kind in ALWAYS_DECODED or cv2.imread(picture.path) is not None:
+        return []
+    message = f'is a {kind} that OpenCV, with which the pipeline of the config reads, cannot decode'
+    return [Fault(picture.path, message, 'save it as PNG or JPEG, or load it by another step')]
 
 
 def size_faults(path: str, size: tuple[int, int]) -> list[Fault]:

@@ -30,6 +30,7 @@ class CocoSource:
         truths: Annotation files by which metrics judge it.
         filters_empty: Whether a training leaves out images without objects of its classes.
         min_size: Shorter side, in pixels, below which a training leaves an image out.
+        decoder: What decodes the images, ``'cv2'`` for OpenCV; '' if nobody can tell.
     """
 
     key: str
@@ -42,6 +43,7 @@ class CocoSource:
     truths: tuple[str, ...] = ()
     filters_empty: bool = False
     min_size: int = 0
+    decoder: str = ''
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class LabelSource:
         ignore_index: Value of pixels that do not count.
         read_by_mmseg: Whether the pipeline reads the maps by mmseg's own ``LoadAnnotations``, for
             which a value is the index of a class.
+        decoder: What decodes the images, ``'cv2'`` for OpenCV; '' if nobody can tell.
     """
 
     key: str
@@ -73,6 +76,7 @@ class LabelSource:
     reduce_zero_label: bool
     ignore_index: int
     read_by_mmseg: bool
+    decoder: str = ''
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
@@ -217,7 +221,15 @@ def coco_source(key: str, dataset: dict, kind: Any, metrics: Any) -> CocoSource:
         tuple(filter(None, map(truth_of, judges))),
         bool(filters.get('filter_empty_gt', False)),
         filters.get('min_size', 0),
+        decoder_of(dataset),
     )
+
+
+def decoder_of(dataset: dict) -> str:
+    """What a pipeline decodes images with, '' if nobody can tell."""
+    if not has_step(dataset, 'LoadImageFromFile'):
+        return ''
+    return step_settings(dataset, 'LoadImageFromFile').get('imdecode_backend', 'cv2')
 
 
 def truth_of(metric: dict) -> str:
@@ -242,6 +254,7 @@ def label_source(key: str, dataset: dict, kind: Any) -> LabelSource:
         bool(option(dataset, kind, 'reduce_zero_label', False)),
         option(dataset, kind, 'ignore_index', 255),
         has_step(dataset, 'LoadAnnotations'),
+        decoder_of(dataset),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from itertools import chain, groupby
 
@@ -391,6 +392,28 @@ def test_another_suffix_than_the_content_is_a_warning(tmp_path):
     save_image(tmp_path / 'images' / '2.jpg', format='PNG')
     (fault,) = check_source(source).faults
     assert fault.level == WARNING and 'is a PNG file by its content' in fault.message
+
+
+@pytest.mark.parametrize(('decoder', 'is_error'), [('cv2', True), ('tifffile', False), ('', False)])
+def test_an_image_that_the_pipeline_cannot_decode_is_an_error(decoder, is_error, tmp_path):
+    source = replace(make_coco(tmp_path), decoder=decoder)
+    floats = Image.fromarray(np.ones((SIDE, SIDE), np.float32))
+    for name in ('1.jpg', '2.jpg'):
+        floats.save(tmp_path / 'images' / name, format='TIFF')
+    faults = check_source(source).faults
+    assert has_errors(faults) == is_error
+    assert any('a TIFF that OpenCV' in fault.message for fault in faults) == is_error
+
+
+def test_what_is_no_file_is_told_and_not_waited_for(tmp_path):
+    source, images = make_coco(tmp_path), tmp_path / 'images'
+    for name in ('1.jpg', '2.jpg'):
+        (images / name).unlink()
+    os.mkfifo(images / '1.jpg')
+    (images / '2.jpg').symlink_to('nowhere')
+    (fault,) = check_source(source).faults
+    assert 'is no file, or a link to none' in fault.message and len(fault.where) == 2
+    assert contact_sheet(source) is None
 
 
 def test_a_decompression_bomb_is_told_without_being_decoded(tmp_path, monkeypatch):

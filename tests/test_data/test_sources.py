@@ -49,6 +49,21 @@ def test_masks_count_where_something_reads_them(metric, with_mask, train, val):
     assert all(isinstance(source, CocoSource) and source.classes == ('a',) for source in sources)
 
 
+@pytest.mark.parametrize(
+    ('steps', 'decoder'),
+    [
+        ([dict(type='mmdet.LoadImageFromFile')], 'cv2'),
+        ([dict(type='LoadImageFromFile', imdecode_backend='tifffile')], 'tifffile'),
+        ([dict(type='LoadSingleRSImageFromFile')], ''),
+    ],
+)
+def test_what_decodes_the_images_is_found(steps, decoder):
+    pytest.importorskip('mmdet')
+    cfg = config(train_dataloader=dict(dataset=coco(pipeline=steps)))
+    ((source,), _) = find_sources(cfg, ('train',))
+    assert source.decoder == decoder
+
+
 def test_the_file_of_a_metric_and_the_filter_of_a_training_are_found():
     pytest.importorskip('mmdet')
     loader = dict(dataset=coco(filter_cfg=dict(filter_empty_gt=True, min_size=32)))
