@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.search.en import SearchEnglish
 
 import mmlska
 
@@ -48,6 +49,7 @@ napoleon_use_ivar = True
 linkcheck_ignore = [rf'{HOME}/security']
 
 html_math_renderer = 'mathml'
+html_search_language = 'en'
 html_theme = 'furo'
 html_static_path = ['_static']
 html_css_files = ['site.css']
@@ -63,6 +65,7 @@ HEADING_AT_END = re.compile(r'^#+ .*\s+\Z', re.M)
 WHOLE_LINK = re.compile(
     r'^\[[^\]\n]+\]\((?:([./]*README[\w-]*\.md)#([^)\n]+)|([./\w]+\.ipynb))\)$', re.M
 )
+CHINESE_PAIR = re.compile(r'(?=([\u4e00-\u9fff]{2}))')
 LINK = re.compile(r'(\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(\))')
 
 
@@ -177,8 +180,21 @@ def write_formula(writer, node: nodes.math | nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+class SearchBothLanguages(SearchEnglish):
+    """Finds Chinese words of two characters too.
+
+    The search takes what stands between two marks for a word, which Chinese has no spaces in, and
+    looks for parts of words from three characters on.
+    """
+
+    def split(self, input: str) -> list[str]:
+        """Return the words of a text, and every two Chinese characters in a row."""
+        return super().split(input) + CHINESE_PAIR.findall(input)
+
+
 def setup(app) -> None:
-    """Register the completion of pages and the way to write formulas."""
+    """Register the completion of pages, the way to write formulas, and the search."""
+    app.add_search_language(SearchBothLanguages)
     visit = (write_formula, None)
     app.add_html_math_renderer('mathml', inline_renderers=visit, block_renderers=visit)
     app.connect('source-read', complete_page)

@@ -1,6 +1,7 @@
 """The documentation builds without a warning, and each of its pages is reached."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -83,3 +84,8 @@ def test_what_a_config_can_name_is_documented(site):
         names |= {*getattr(registry, kind).module_dict}
     assert len(names) > 40
     assert names - documented == set()
+
+
+def test_chinese_words_are_found(site):
+    index = (site / 'searchindex.js').read_text('utf-8').removeprefix('Search.setIndex(')
+    assert {'权重', 'frozen'} <= {*json.loads(index.removesuffix(')'))['terms']}
