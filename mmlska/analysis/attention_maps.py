@@ -253,7 +253,11 @@ def detections(
     limit: int,
     score_thr: float,
 ) -> tuple[Callable[..., torch.Tensor], list[Target]]:
-    """A function of the maps that computes all scores of a detector, and the best detections."""
+    """A function of the maps that computes all scores of a detector, and the best detections.
+
+    Raises:
+        TypeError: If it predicts no scores; the function itself, if they carry no gradient.
+    """
     model, classes = predictor.model, predictor.visualizer.dataset_meta['classes']
 
     def predict(*maps: torch.Tensor) -> Any:
@@ -309,6 +313,9 @@ def segments(
         features: The maps.
         limit: Most classes.
         score_thr: Without effect: every pixel has a class.
+
+    Raises:
+        TypeError: If the model has no ``encode_decode``.
     """
     model, classes = predictor.model, predictor.visualizer.dataset_meta['classes']
     if not hasattr(model, 'encode_decode'):

@@ -447,6 +447,10 @@ def measure_robustness(
 
     Returns:
         By the key of a figure, the robustness of each model that has it.
+
+    Raises:
+        ValueError: If the models are of several tasks or share a name, or none has one of the
+            figures.
     """
     task = task_of_subjects(subjects)
     cells = cells_of(corruptions, severities)

@@ -159,7 +159,11 @@ class WholeLoading:
         self.register_load_state_dict_post_hook(_finish)
 
     def describe_weights(self, state_dict: Mapping) -> dict[str, Trait]:
-        """What the names and shapes of weights tell, by config option; for messages."""
+        """What the names and shapes of weights tell, by config option; for messages.
+
+        Raises:
+            TypeError: If a derived class does not say.
+        """
         raise TypeError(f'{type(self).__name__} does not describe its weights')
 
     def may_be_left_over(self, key: str) -> bool:

@@ -77,7 +77,12 @@ def convert_checkpoint(
 
 
 def check_target(target: str | os.PathLike, force: bool) -> Path:
-    """Refuse a target that cannot be written, before any work is done."""
+    """Refuse a target that cannot be written, before any work is done.
+
+    Raises:
+        ValueError: If its suffix is not that of a checkpoint.
+        OSError: If its folder does not exist, or the file does and is not to be replaced.
+    """
     target = Path(target).expanduser()
     if not target.name.endswith(SUFFIXES):
         raise ValueError(f'{str(target)!r} must end in one of {", ".join(SUFFIXES)}')

@@ -170,6 +170,10 @@ def load_sources(split: str) -> Sources:
 
     Returns:
         Sources: What the scenes of that split are made of.
+
+    Raises:
+        ValueError: If there is no such split.
+        ModuleNotFoundError: If a library that brings the data is not installed.
     """
     if split not in PHOTOGRAPHS:
         raise ValueError(f'split must be one of {sorted(PHOTOGRAPHS)}, got {split!r}')

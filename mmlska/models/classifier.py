@@ -63,6 +63,9 @@ class VANClassifier(VAN):
         Args:
             num_classes (int): Classes; 0 leaves the head out.
             global_pool (str, optional): See the class. Defaults to None: as before.
+
+        Raises:
+            ValueError: If one of them is not possible, or both together are not.
         """
         if num_classes != 0:
             check_positive_int('num_classes', num_classes)

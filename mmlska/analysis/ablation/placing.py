@@ -74,6 +74,9 @@ def plugin_entries(cfg: Config, layer: Mapping, place: Place) -> Any:
 
     MMSegmentation's ResNet runs only the last plugin at one position. Where the base has one at
     this position already, both go into an AttentionSequence.
+
+    Raises:
+        ValueError: If the place has a stage that the backbone has not.
     """
     backbone = cfg.model.get('backbone') or {}
     entry = dict(cfg=dict(layer), position=place.position)

@@ -269,7 +269,11 @@ def why(status: int, log: str) -> str:
 
 
 def submit_all(runs: Sequence[Run], launch: Launch) -> None:
-    """Hand runs to Slurm, and collect those that it has finished."""
+    """Hand runs to Slurm, and collect those that it has finished.
+
+    Raises:
+        OSError: If Slurm refuses one. The message is Slurm's.
+    """
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
         if (run.folder / TRAINED).exists():
