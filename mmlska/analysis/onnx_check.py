@@ -1,8 +1,8 @@
 """An exported file beside the model that it is made of: largest errors, and times in turns."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -61,7 +61,7 @@ class Check(NamedTuple):
 
     Attributes:
         errors: Largest error by output, with the field of :class:`Limits` that it belongs to.
-        times: Milliseconds for an image, by program: median and quartiles.
+        times: Seconds for an image, by program: median and quartiles.
         failures: What is beyond its limit, in words.
         detections: How many detections were compared; None of other models.
     """
@@ -118,18 +118,29 @@ def check_file(
         # What is not a number is no small error either.
         if not error <= getattr(limits, kind)
     ]
-    times = _time(model, graph, images[0], rounds) if rounds and not failures else {}
+    times = {}
+    if rounds and not failures:
+        image = images[0]
+        runs = {'PyTorch': lambda: graph(image), 'ONNX Runtime': lambda: model(image)}
+        times = time_in_turns(runs, len(image), rounds)
     return Check(errors, times, failures, detections if 'boxes' in errors else None)
 
 
-def _time(model: OnnxModel, graph: nn.Module, image: Tensor, rounds: int) -> dict[str, Spread]:
+def time_in_turns(
+    runs: Mapping[str, Callable[[], Any]], images: int, rounds: int
+) -> dict[str, Spread]:
+    """Seconds on the CPU for an image, by program.
+
+    Args:
+        runs: What is timed, by name.
+        images: How many images a run takes.
+        rounds: How often each runs.
+    """
     device = torch.device('cpu')
-    runs = {'PyTorch': lambda: graph(image), 'ONNX Runtime': lambda: model(image)}
     clock = headline_clock(device, torch.get_num_threads())
-    samples = time_rounds(runs, rounds, device)
     return {
-        name: Spread.of(getattr(sample, clock) / len(image) for sample in taken)
-        for name, taken in samples.items()
+        name: Spread.of(getattr(sample, clock) / images for sample in taken)
+        for name, taken in time_rounds(runs, rounds, device).items()
     }
 
 

@@ -81,6 +81,7 @@ def export_onnx(
 
     program = _exported(graph.eval(), image, options, translations)
     model = program.model_proto
+    _check_opset(model, options.opset)
     if options.half:
         to_half(model)
     _forget_origins(model)
@@ -115,6 +116,15 @@ def _exported(
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             kind = type(getattr(graph, 'model', graph)).__name__
             raise ExportError(f'{kind} cannot be exported: {_reason(error)}') from error
+
+
+def _check_opset(model: Any, asked: int | None) -> None:
+    """Raise an error if torch has written another version than it was asked for."""
+    (made,) = (entry.version for entry in model.opset_import if not entry.domain)
+    if asked not in (None, made):
+        raise ExportError(
+            f'PyTorch {torch.__version__} cannot write opset {asked} of this graph, only {made}'
+        )
 
 
 def by_name(

@@ -107,6 +107,12 @@ def test_a_size_that_becomes_a_number_is_an_error_in_one_line(tmp_path):
     assert not (tmp_path / 'a.onnx').exists()
 
 
+def test_a_version_of_operators_that_cannot_be_had_is_no_other_one(graph, tmp_path):
+    with pytest.raises(ExportError, match='cannot write opset 9 of this graph, only 18'):
+        export_onnx(graph, torch.randn(1, 3, 8, 8), tmp_path / 'a.onnx', ExportOptions(opset=9))
+    assert not (tmp_path / 'a.onnx').exists()
+
+
 def test_missing_packages_and_an_old_pytorch_are_named(monkeypatch):
     find = onnx_files.importlib.util.find_spec
     with monkeypatch.context() as patch:

@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Quantise an exported model to int8, and evaluate it before and after.
+"""Quantise an exported model to int8, and time and evaluate it before and after.
 
 The ranges of activations are measured on images, best some hundred of the training set, prepared as
 the test pipeline of the config does. The first and the last layers stay float32.
 """
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mmlska.cli import add_config_options, report_errors
@@ -39,17 +41,19 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='evaluate both files on the test set of the config, by its metrics',
     )
+    add('--rounds', type=int, default=7, help='how often both are timed (default: 7)')
     add('--force', action='store_true', help='write over an existing OUT')
     args = parser.parse_args()
-    if args.num_images < 1 or not 0 < (args.percentile or 100) <= 100:
-        parser.error('--num-images takes a positive number, --percentile one up to 100')
+    if min(args.num_images, args.rounds) < 1 or not 0 < (args.percentile or 100) <= 100:
+        parser.error('--num-images and --rounds take positive numbers, --percentile one up to 100')
     return args
 
 
 def main() -> None:
     """Quantise, and compare."""
     args = parse_args()
-    from mmlska.deploy.onnx_files import check_target
+    from mmlska.analysis.onnx_check import time_in_turns
+    from mmlska.deploy.onnx_files import OnnxModel, check_target
     from mmlska.deploy.quantizing import quantise
     from mmlska.engine.config import load_config
     from mmlska.engine.media_files import list_images
@@ -69,9 +73,22 @@ def main() -> None:
             evaluate_file(args.config, file, args.cfg_options) if args.evaluate else {}
             for file in files
         ]
+        (image,) = prepared_images(cfg, paths[:1])
+        runs = {str(file): partial(OnnxModel(file), image) for file in files}
+    times = [time.median for time in time_in_turns(runs, 1, args.rounds).values()]
     print(f'\nranges measured on {count} images\n')
-    rows = [('', *(file.name for file in files))]
-    rows.append(('MB', *(f'{file.stat().st_size / 1e6:.1f}' for file in files)))
+    print_table(files, times, figures)
+
+
+def print_table(
+    files: Sequence[Path], times: Sequence[float], figures: Sequence[dict[str, float]]
+) -> None:
+    """Print size, time and figures, a column a file."""
+    rows = [
+        ('', *(file.name for file in files)),
+        ('MB', *(f'{file.stat().st_size / 1e6:.1f}' for file in files)),
+        ('ms', *(f'{1e3 * time:.1f}' for time in times)),
+    ]
     # mmdet has no figures of a detector that finds nothing.
     names = dict.fromkeys(name for found in figures for name in found)
     rows += [(name, *(f'{found.get(name, 0):.4g}' for found in figures)) for name in names]
