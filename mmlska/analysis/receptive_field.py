@@ -105,7 +105,7 @@ class Field:
 
 def effective_receptive_field(
     backbone: nn.Module,
-    images: Iterable[torch.Tensor],
+    images: torch.Tensor | Iterable[torch.Tensor],
     stage: int = -1,
     direction: str = 'signs',
     seed: int = 0,
@@ -121,7 +121,7 @@ def effective_receptive_field(
 
     Args:
         backbone: Anything that maps images ``(N, C, H, W)`` to one map, or to a sequence of maps.
-        images: Batches of images, all of one size.
+        images: Images ``(N, C, H, W)``, or batches of them, all of one size.
         stage: Which map, as an index of the sequence. Defaults to -1, the last one.
         direction: ``'signs'`` or ``'sum'``. Defaults to ``'signs'``.
         seed: Seed of the signs. Defaults to 0.
@@ -130,7 +130,7 @@ def effective_receptive_field(
         Array ``(H, W)`` of float64 that sums to 1.
 
     Raises:
-        TypeError: If the backbone returns something else.
+        TypeError: If the backbone returns something else, or a batch has another shape.
         ValueError: If there are no images, there is no such map, or the gradient is zero or not
             finite.
     """
@@ -141,7 +141,8 @@ def effective_receptive_field(
         )
     generator = torch.Generator().manual_seed(seed)
     total = None
-    for image in chain.from_iterable(batch.split(1) for batch in images):
+    batches = [images] if isinstance(images, torch.Tensor) else images
+    for image in chain.from_iterable(map(_split, batches)):
         gradient = _gradient(backbone, image, stage, direction, generator)
         total = gradient if total is None else total + gradient
     if total is None:
@@ -151,6 +152,14 @@ def effective_receptive_field(
     if not total.any():
         raise ValueError('the gradient is zero everywhere: the map does not depend on the image')
     return (total / total.sum()).cpu().numpy()
+
+
+def _split(batch: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The images ``(1, C, H, W)`` of a batch."""
+    if not isinstance(batch, torch.Tensor) or batch.ndim != 4:
+        found = f'{type(batch).__name__} {tuple(getattr(batch, "shape", ()))}'
+        raise TypeError(f'images come as Tensor (N, C, H, W), alone or in a list, not as {found}')
+    return batch.split(1)
 
 
 def _gradient(

@@ -154,6 +154,25 @@ def test_what_is_not_there_is_named_with_what_is(options, error, message):
         effective_receptive_field(small_van(), noise(32, 3), **options)
 
 
+def test_a_tensor_of_images_is_one_batch():
+    van, images = small_van(), torch.rand(2, 3, 32, 32)
+    np.testing.assert_array_equal(
+        effective_receptive_field(van, images), effective_receptive_field(van, [images])
+    )
+
+
+@pytest.mark.parametrize(
+    ('images', 'found'),
+    [
+        (torch.rand(3, 32, 32), r'Tensor \(3, 32, 32\)'),
+        ([np.ones((1, 3, 32, 32))], r'ndarray \(1, 3, 32, 32\)'),
+    ],
+)
+def test_what_is_no_batch_of_images_is_told(images, found):
+    with pytest.raises(TypeError, match=rf'Tensor \(N, C, H, W\).*not as {found}'):
+        effective_receptive_field(small_van(), images)
+
+
 def test_no_image_and_no_dependence_are_errors():
     with pytest.raises(ValueError, match='at least one image'):
         effective_receptive_field(small_van(), [])
