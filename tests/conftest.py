@@ -24,6 +24,9 @@ os.environ['MMLSKA_TUNED'] = 'off'
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
 
+# What is there takes away from the process that imports it what Windows lacks.
+collect_ignore = ['windows']
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = REPOSITORY / 'tests' / 'data' / 'golden'
 
