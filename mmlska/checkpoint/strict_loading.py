@@ -289,7 +289,7 @@ class WholeLoading:
         if not given:
             held = f'no name of the checkpoint begins with {prefix!r}, and it is no bare {name}'
             reasons = [held if prefix else 'the checkpoint holds nothing']
-        elif _is_part(given, comparison):
+        elif _fits(comparison) and (not theirs or _is_part(given, comparison)):
             differing = {}
             reasons = [
                 f'the checkpoint holds {len(given)} of its {len(own)} weights, which fit, and '
@@ -305,14 +305,17 @@ class WholeLoading:
         return '\n'.join([*lines, *list_problems(comparison)])
 
 
+def _fits(comparison: Comparison) -> bool:
+    """Whether a model has a place for all weights, though it may need more."""
+    return not comparison.superfluous and not comparison.is_damaged
+
+
 def _is_part(given: Mapping, comparison: Comparison) -> bool:
     """Whether weights fit as far as they go, but end in the middle of a block.
 
     A model with fewer blocks, or stages, has all weights of those that it has; one of another kind
     lacks the same ones in every block.
     """
-    if comparison.superfluous or comparison.is_damaged:
-        return False
     begun = {_block(key) for key in given}
     known = {key.removeprefix(_block(key)) for key in given}
     cut = [key for key in comparison.missing if _block(key) in begun]

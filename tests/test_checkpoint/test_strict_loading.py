@@ -324,3 +324,10 @@ def test_an_average_of_the_model_loads_with_its_counter(counter, wrapper, tmp_pa
     target.load_state_dict({wrapper: {counter: torch.tensor(3), **weights}})
     for key, value in target.state_dict().items():
         assert torch.equal(value, source.state_dict()[key]), key
+
+
+@pytest.mark.parametrize('part', [slice(0, 9), slice(70, None), slice(-5, None)])
+def test_a_part_without_the_stem_or_a_whole_stage_is_still_of_a_van(part):
+    weights = dict(list(trained().state_dict().items())[part])
+    message = f'holds {len(weights)} of its {len(van().state_dict())} weights, which fit'
+    assert 'of no VAN' not in check_refused(van(), weights, message, 'one of several files')
