@@ -10,12 +10,14 @@ contiguous maps, whatever runs behind them, and nothing has to be changed in mmc
 neither time nor memory that could be measured; docs/architecture.md has the figures.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from inspect import getdoc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from mmengine import logging as mmengine_logging
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.infer import BaseInferencer
@@ -101,6 +103,22 @@ def name_configs_to_inferencers() -> None:
     BaseInferencer._load_model_from_metafile = load
 
 
+def print_no_debug_messages() -> None:
+    """Let mmengine keep messages of the level DEBUG that go to no logger to itself.
+
+    Without a logger it prints whatever the level is, so that the first use of mmdet's or mmseg's
+    data sets tells twice, amid what a tool prints, that OneDL is absent, which nothing here needs.
+    """
+    print_log = mmengine_logging.print_log
+
+    @wraps(print_log)
+    def print_but_debug(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+        if logger is not None or level != logging.DEBUG:
+            print_log(msg, logger, level)
+
+    mmengine_logging.print_log = print_but_debug
+
+
 @contextmanager
 def evaluate_coco_by(evaluation: type) -> Iterator[None]:
     """Let mmdet's ``CocoMetric`` evaluate by another class inside this context.
@@ -132,6 +150,7 @@ PATCHES = (
         'BaseInferencer._load_model_from_metafile, MODULE2PACKAGE',
         True,
     ),
+    Patch(print_no_debug_messages, 'mmengine', 'mmengine.logging.print_log', True),
     Patch(evaluate_coco_by, 'mmdet', 'COCOeval, COCOevalMP in coco_metric', False),
 )
 

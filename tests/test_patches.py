@@ -1,7 +1,9 @@
 """Changes to foreign libraries; and mmcv's operators, which no map of ours may make wrong."""
 
+import logging
 from pathlib import Path
 
+import mmengine.logging
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
@@ -30,6 +32,12 @@ def test_the_permanent_changes_are_made_with_the_models_and_made_once():
     assert schemes['http://'].__module__.startswith('mmlska.checkpoint')
     patches.apply()
     assert dict(CheckpointLoader._schemes) == schemes
+
+
+def test_a_debug_message_for_no_logger_is_not_printed(capsys):
+    mmengine.logging.print_log('OneDL is absent', level=logging.DEBUG)
+    mmengine.logging.print_log('a message')
+    assert capsys.readouterr().out == 'a message\n'
 
 
 @pytest.mark.parametrize(
