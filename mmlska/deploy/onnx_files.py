@@ -224,11 +224,10 @@ def _least_size(program: torch.export.ExportedProgram) -> list[int]:
 
 
 class OnnxModel:
-    """A file in ONNX Runtime on the CPU.
+    """A file in ONNX Runtime on the CPU, with as many threads as PyTorch takes.
 
     Args:
         file (str | PathLike): The file.
-        threads (int, optional): Threads of an operation. Defaults to as many as PyTorch takes.
 
     Attributes:
         metadata (dict[str, Any]): What stands in the file beside its graph.
@@ -239,11 +238,11 @@ class OnnxModel:
         ValueError: If this is no ONNX file, or a damaged one.
     """
 
-    def __init__(self, file: str | os.PathLike, threads: int | None = None) -> None:
+    def __init__(self, file: str | os.PathLike) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.intra_op_num_threads = torch.get_num_threads()
         self.file = os.fspath(file)
         try:
             self.session = onnxruntime.InferenceSession(
