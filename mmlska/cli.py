@@ -171,15 +171,23 @@ def _sentence(error: KeyError) -> str:
     return text if ' ' in text else f'KeyError: {text!r}'
 
 
+USER_ERRORS = (OSError, ValueError, TypeError, KeyError, ImportError)
+
+
 @contextmanager
-def report_errors() -> Iterator[None]:
+def report_errors(
+    kinds: type[Exception] | tuple[type[Exception], ...] = USER_ERRORS,
+) -> Iterator[None]:
     """Turn an error in what the user asked for into one message and exit status 1.
 
     In a distributed job the message names the process: what one machine lacks, another may have.
+
+    Args:
+        kinds: Errors that are the user's. Defaults to those of reading what a command line names.
     """
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+    except kinds as error:
         message = _sentence(error) if isinstance(error, KeyError) else error
         place = f' on {socket.gethostname()}, rank {os.environ["RANK"]}' if is_one_of_many() else ''
         print(f'{os.path.basename(sys.argv[0])}: error{place}: {message}', file=sys.stderr)

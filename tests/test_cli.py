@@ -110,6 +110,13 @@ def test_an_error_of_the_code_keeps_its_traceback():
         _ = 1 / 0
 
 
+def test_what_the_user_can_mend_may_be_named():
+    with pytest.raises(SystemExit), cli.report_errors(LookupError):
+        raise KeyError('no such x')
+    with pytest.raises(ValueError), cli.report_errors(LookupError):
+        raise ValueError('of the code')
+
+
 @pytest.fixture
 def of_models() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()

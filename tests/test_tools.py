@@ -289,6 +289,16 @@ def test_the_checkpoint_of_another_model_is_not_evaluated(trained, user, tmp_pat
         run_here(TOOLS / 'test.py', DETECTOR, checkpoint, *deeper, cwd=user)
 
 
+@pytest.mark.slow
+def test_weights_that_are_not_there_end_a_training_with_one_message(user):
+    pytest.importorskip('mmdet')
+    init = ('type=Pretrained', 'checkpoint=absent.pth')
+    options = ['--cfg-options', *(f'model.backbone.init_cfg.{word}' for word in init)]
+    done = run_here(TOOLS / 'train.py', DETECTOR, *options, cwd=user, expect=1)
+    assert "train.py: error: checkpoint 'absent.pth' does not exist" in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
 FAKE_SRUN = """#!/usr/bin/env bash
 # Drops the options of srun and starts the command once per task.
 echo "srun $*" >> "$SRUN_LOG"

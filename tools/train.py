@@ -49,6 +49,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Prepare the config and train."""
     args = parse_args()
+    from mmlska.checkpoint import CheckpointError
     from mmlska.engine.launch import build_runner, prepare_training
 
     with report_errors():
@@ -62,7 +63,9 @@ def main() -> None:
             launcher=args.launcher,
             data_check=not args.no_data_check,
         )
-    build_runner(cfg).train()
+    # What fails in a training keeps its traceback, but for weights that a file cannot give.
+    with report_errors(CheckpointError):
+        build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -36,12 +36,16 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read, or whose weights do not fit the model."""
 
 
+class MissingCheckpointError(CheckpointError, FileNotFoundError):
+    """A checkpoint that is not there."""
+
+
 def find_file(path: str | os.PathLike) -> Path:
     """The regular file that a path names, ``~`` and ``file:`` resolved.
 
     Raises:
-        FileNotFoundError: If there is none. For names as published weights bear them the message
-            says where those are.
+        MissingCheckpointError: If there is none. For names as published weights bear them the
+            message says where those are.
         CheckpointError: If something else than a file stands there. The message says what.
     """
     name = os.fspath(path)
@@ -63,7 +67,7 @@ def find_file(path: str | os.PathLike) -> Path:
     if found.exists():
         raise CheckpointError(f'checkpoint {name!r} is no regular file')
     where = f'. {PUBLISHED}.' if _is_published(found) else ''
-    raise FileNotFoundError(f'checkpoint {name!r} does not exist{where}')
+    raise MissingCheckpointError(f'checkpoint {name!r} does not exist{where}')
 
 
 def _refuse_part(path: Path) -> None:
