@@ -32,7 +32,8 @@ ARROWS = {
     'bridges': 'layers checkpoint models',
     'engine': '__init__ data registry shipped patches ops layers checkpoint models conversion '
     'deploy',
-    'analysis': 'registry shipped datasets ops layers checkpoint models conversion deploy engine',
+    'analysis': 'registry shipped data datasets ops layers checkpoint models conversion deploy '
+    'engine',
     'environment': 'registry shipped patches ops',
     '__main__': '__init__ shipped cli environment analysis bridges',
     'benchmarks': 'registry shipped cli datasets evaluation ops layers checkpoint models '

@@ -12,9 +12,7 @@ import json
 import multiprocessing
 import os
 import re
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -26,6 +24,7 @@ import torch
 from mmengine.config import Config
 from mmengine.utils import ProgressBar
 
+from mmlska.data import end_with_parent
 from mmlska.datasets.corruptions import library_version
 from mmlska.engine.config import (
     CLASSIFICATION,
@@ -185,18 +184,11 @@ def _check_cell(future: Future, subject: Subject, cell: Cell, log: Path) -> None
 
 def _start_process(log: str, threads: int) -> None:
     """Send what a process prints to the log, and end it with the one that started it."""
-    # The executor would take Python's KeyboardInterrupt for a failed cell and go on.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with open(log, 'ab', buffering=0) as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _evaluate_into(file: Path, subject: Subject, cell: Cell, settings: Settings) -> None:

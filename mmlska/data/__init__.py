@@ -2,7 +2,7 @@
 
 from .annotation_file import read_annotations
 from .cache import remembered
-from .checking import Report, check_source, quick_faults, rare_classes
+from .checking import Report, check_source, end_with_parent, quick_faults, rare_classes
 from .class_names import check_names
 from .coco_annotations import check_annotations
 from .contact_sheet import contact_sheet
@@ -24,6 +24,7 @@ __all__ = [
     'check_picture',
     'check_source',
     'contact_sheet',
+    'end_with_parent',
     'find_sources',
     'has_errors',
     'is_path',

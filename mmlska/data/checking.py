@@ -1,6 +1,9 @@
 """The checks of whole data sets: a quick one that opens no image, and the full one."""
 
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -239,8 +242,22 @@ def parallel(function: Callable, items: Sequence, jobs: int) -> Iterable:
     if jobs == 1:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(min(jobs, MOST_JOBS)) as pool:
+    with ProcessPoolExecutor(min(jobs, MOST_JOBS), initializer=end_with_parent) as pool:
         yield from pool.map(function, items, chunksize=CHUNK)
+
+
+def end_with_parent() -> None:
+    """Let a process of a pool end with the one that started it, and at once by Ctrl-C.
+
+    Killed, the other cannot tell it to; and a pool takes Python's KeyboardInterrupt for a result.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def rare_classes(report: Report) -> list[Fault]:

@@ -114,7 +114,7 @@ def write_repaired(source, folder: Path) -> None:
 def main() -> None:
     """Check, print, draw and repair."""
     args = parse_args()
-    from mmlska.data import CocoSource, check_source, find_sources, has_errors
+    from mmlska.data import find_sources
     from mmlska.engine.config import load_config
     from mmlska.engine.folders import make_folder
 
@@ -126,18 +126,26 @@ def main() -> None:
         make_folder(args.sheet, '--sheet')
         if args.fix:
             make_folder(args.fix, '--fix')
-    wrong = False
-    for source in sources:
-        report = check_source(source, args.jobs, show_progress)
-        wrong = has_errors(report.faults) or wrong
-        print_report(report)
-        draw_sheet(source, Path(args.sheet))
-        if args.fix and isinstance(source, CocoSource):
-            write_repaired(source, Path(args.fix))
+    try:
+        wrong = [check(source, args) for source in sources]
+    except KeyboardInterrupt:
+        raise SystemExit('\ninterrupted') from None
     for other in others:
         print(f'not checked: {other}')
-    if wrong:
+    if any(wrong):
         raise SystemExit('check_dataset.py: error: the data has faults, see above')
+
+
+def check(source, args: argparse.Namespace) -> bool:
+    """Check, print, draw and repair one data set; whether it has errors."""
+    from mmlska.data import CocoSource, check_source, has_errors
+
+    report = check_source(source, args.jobs, show_progress)
+    print_report(report)
+    draw_sheet(source, Path(args.sheet))
+    if args.fix and isinstance(source, CocoSource):
+        write_repaired(source, Path(args.fix))
+    return has_errors(report.faults)
 
 
 if __name__ == '__main__':
