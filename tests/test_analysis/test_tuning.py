@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch_versions import since
 
 from mmlska.__main__ import main
 from mmlska.analysis import timing, tuning
@@ -116,6 +117,7 @@ def test_an_impossible_kernel_size_is_named():
         tuning.curves_of(CPU, kernel_sizes=[9])
 
 
+@since('2.7', 'it takes no kernels in Triton')
 @pytest.mark.parametrize(
     ('training', 'dtype'), [(True, 'float32'), (False, 'bfloat16'), (True, 'float16')]
 )
