@@ -35,9 +35,7 @@ def det_inferencer(name, **options):
 
 
 def seg_inferencer(name, **options):
-    return pytest.importorskip('mmseg.apis').MMSegInferencer(
-        name, device='cpu', show_progress=False, **options
-    )
+    return pytest.importorskip('mmseg.apis').MMSegInferencer(name, device='cpu', **options)
 
 
 @pytest.fixture

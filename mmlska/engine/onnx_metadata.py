@@ -154,9 +154,15 @@ def _normalisation(preprocessor: nn.Module) -> dict[str, Any]:
     return dict(
         mean=mean,
         std=std,
-        channel_order='rgb' if preprocessor._channel_conversion else 'bgr',
+        channel_order='rgb' if _swaps_channels(preprocessor) else 'bgr',
         pad_after=_padding(preprocessor),
     )
+
+
+def _swaps_channels(preprocessor: nn.Module) -> bool:
+    """Whether the preprocessor turns the channels round; mmseg 1.2 has its own name for it."""
+    names = ('_channel_conversion', 'channel_conversion')
+    return any(getattr(preprocessor, name, False) for name in names)
 
 
 def _padding(preprocessor: nn.Module) -> dict[str, Any]:
