@@ -27,7 +27,8 @@ def prepare_environment() -> None:
     """Set variables that libraries read when they are loaded, unless the user has set them.
 
     Threads of OpenMP that wait for each other spin. On cores that other programs use too they spin
-    away the time of the threads that they wait for; sleeping ones do not.
+    away the time of the threads that they wait for; sleeping ones do not. On free cores spinning is
+    faster.
 
     Without a home folder that can be written into, as in containers, libraries that keep caches
     fail (numba, yapf): they get a folder that is removed at the end.
@@ -36,7 +37,8 @@ def prepare_environment() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    if are_cores_taken():
+        os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     if 'XDG_CACHE_HOME' in os.environ or can_be_made(os.path.expanduser('~/.cache')):
         return
     folder = os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='mmlska-cache-')
@@ -46,6 +48,11 @@ def prepare_environment() -> None:
         'run downloads and remembers is removed at its end, unless XDG_CACHE_HOME names a folder',
         file=sys.stderr,
     )
+
+
+def are_cores_taken() -> bool:
+    """Whether more has run in the last minute than there are cores; False if that is unknown."""
+    return hasattr(os, 'getloadavg') and os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 def can_be_made(folder: str) -> bool:

@@ -73,11 +73,26 @@ def after_import(expression: str, **environment: str | None) -> subprocess.Compl
     return subprocess.run(command, env=known, capture_output=True, text=True, check=True)
 
 
-@pytest.mark.parametrize(('given', 'policy'), [(None, 'PASSIVE'), ('ACTIVE', 'ACTIVE')])
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, policy):
-    # What comes after PyTorch was loaded changes nothing.
-    asked = "os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules"
-    assert after_import(asked, OMP_WAIT_POLICY=given).stdout == f'{policy} False\n'
+@pytest.mark.parametrize(
+    ('load', 'given', 'policy'),
+    [(4.5, None, 'PASSIVE'), (4.5, 'ACTIVE', 'ACTIVE'), (4.0, None, None), (0.0, None, None)],
+)
+def test_threads_that_wait_sleep_where_others_need_the_cores(
+    load, given, policy, monkeypatch, tmp_path
+):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setattr(os, 'cpu_count', lambda: 4)
+    monkeypatch.setattr(os, 'getloadavg', lambda: (load, 9.0, 9.0), raising=False)
+    # Set first, so that what the function sets is taken back too.
+    monkeypatch.setenv('OMP_WAIT_POLICY', given or '')
+    if given is None:
+        del os.environ['OMP_WAIT_POLICY']
+    cli.prepare_environment()
+    assert os.environ.get('OMP_WAIT_POLICY') == policy
+
+
+def test_the_environment_is_prepared_before_pytorch_reads_it():
+    assert after_import("'torch' in sys.modules").stdout == 'False\n'
 
 
 def test_letters_that_the_output_lacks_end_nothing():
