@@ -23,7 +23,7 @@ from mmengine.utils import track_iter_progress
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlska.engine.bare_model import without_wrappers
+from mmlska.engine.bare_model import unwrapped
 from mmlska.models import VAN
 
 WHAT_IS_COUNTED = (
@@ -160,7 +160,7 @@ def comparison_rows(records: Sequence[dict[str, Any]]) -> list[list[str]]:
 def build_for_counting(cfg: Config) -> nn.Module:
     """Build the detector or segmentor of a config, without its weights, on the meta device."""
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    model = revert_sync_batchnorm(without_wrappers(MODELS.build(cfg.model)))
+    model = revert_sync_batchnorm(unwrapped(MODELS.build(cfg.model)))
     # Not chained: detectors that distil override train() and return nothing.
     model.eval()
     model.to('meta')

@@ -70,6 +70,34 @@ def find_file(path: str | os.PathLike) -> Path:
     raise MissingCheckpointError(f'checkpoint {name!r} does not exist{where}')
 
 
+def check_target(target: str | os.PathLike, suffixes: tuple[str, ...], overwrite: bool) -> Path:
+    """Refuse a file that cannot be written, before any work is done.
+
+    Args:
+        target (str | PathLike): Where it goes.
+        suffixes (tuple[str, ...]): What its name may end in.
+        overwrite (bool): Whether one may be there.
+
+    Returns:
+        Path: The file, ``~`` resolved.
+
+    Raises:
+        ValueError: If its name ends otherwise.
+        OSError: If its folder does not exist or cannot be written into, or the file exists.
+    """
+    path = Path(target).expanduser()
+    if not path.name.endswith(suffixes):
+        one = 'one of ' if len(suffixes) > 1 else ''
+        raise ValueError(f'{str(path)!r} must end in {one}{", ".join(suffixes)}')
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'the folder of {str(path)!r} does not exist')
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f'the folder of {str(path)!r} cannot be written into')
+    if path.exists() and (path.is_dir() or not overwrite):
+        raise FileExistsError(f'{str(path)!r} exists; use --force to write over it')
+    return path
+
+
 def _refuse_part(path: Path) -> None:
     part = PART_NAME.search(path.stem)
     if part and int(part[2]) > 1:

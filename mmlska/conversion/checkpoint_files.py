@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mmlska.checkpoint import CheckpointError, read_checkpoint, to_mmlska, to_naming, unwrap
+from mmlska.checkpoint.files import check_target
 from mmlska.checkpoint.naming import HEAD_KEY, VAN_KEY, canonical, recognise_naming
 from mmlska.checkpoint.reading import WRAPPERS, check_keys, find_wrapper
 from mmlska.checkpoint.recognition import describe_van, find_backbone, recognise_van
@@ -51,7 +52,7 @@ def convert_checkpoint(
         CheckpointError: If the source cannot be read, or holds no complete VAN.
         ValueError: If the naming or the target's suffix is unknown.
     """
-    target = check_target(target, force)
+    target = check_target(target, SUFFIXES, force)
     checkpoint = read_checkpoint(source)
     check_keys(checkpoint)
     backbone, head, other = split_weights(unwrap(checkpoint))
@@ -74,23 +75,6 @@ def convert_checkpoint(
         *told,
     ]
     return '\n'.join(lines)
-
-
-def check_target(target: str | os.PathLike, force: bool) -> Path:
-    """Refuse a target that cannot be written, before any work is done.
-
-    Raises:
-        ValueError: If its suffix is not that of a checkpoint.
-        OSError: If its folder does not exist, or the file does and is not to be replaced.
-    """
-    target = Path(target).expanduser()
-    if not target.name.endswith(SUFFIXES):
-        raise ValueError(f'{str(target)!r} must end in one of {", ".join(SUFFIXES)}')
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f'the folder {str(target.parent)!r} does not exist')
-    if target.exists() and not force:
-        raise FileExistsError(f'{str(target)!r} exists; use --force to write over it')
-    return target
 
 
 def split_weights(weights: Mapping) -> tuple[dict, dict, dict]:

@@ -11,7 +11,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,28 +156,6 @@ def check_packages() -> None:
         raise ImportError(
             f'exporting needs PyTorch {OLDEST_TORCH} or newer, this is {torch.__version__}'
         )
-
-
-def check_target(file: str | os.PathLike, overwrite: bool = False) -> None:
-    """Check that a file can be written, before the work is done.
-
-    Args:
-        file (str | PathLike): Where it goes.
-        overwrite (bool): Whether one may be there.
-
-    Raises:
-        ValueError: If its name does not end in ``.onnx``.
-        OSError: If there is no such folder, it cannot be written to, or the file exists.
-    """
-    path = Path(file).absolute()
-    if path.suffix != '.onnx':
-        raise ValueError(f'{str(file)!r} has to end in .onnx')
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f'the folder of {str(file)!r} does not exist')
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f'the folder of {str(file)!r} cannot be written to')
-    if path.exists() and (path.is_dir() or not overwrite):
-        raise FileExistsError(f'{str(file)!r} exists; use --force to write over it')
 
 
 @contextlib.contextmanager

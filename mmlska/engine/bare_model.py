@@ -9,10 +9,10 @@ from torch import nn
 
 def bare_model(runner: Runner) -> nn.Module:
     """The model of a runner without wrappers for distributed training or test-time augmentation."""
-    return without_wrappers(runner.model)
+    return unwrapped(runner.model)
 
 
-def without_wrappers(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside wrappers for distributed training or test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module

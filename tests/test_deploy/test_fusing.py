@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
+from cheap_layers import LAYERS
 from fusing_laws import (
     NANO,
     batch_norms,
@@ -26,17 +27,11 @@ from mmlska.engine.config import load_config
 from mmlska.models import VAN, ContainerLight, GhostNetV2
 from mmlska.models.backbones.van import VANBlock
 
-KINDS = {
-    'LKA': dict(kernel_size=11),
-    'LSKA': dict(kernel_size=11),
-    'LKATrivial': dict(kernel_size=5),
-    'LSKATrivial': dict(kernel_size=5),
-    'ContextAggregation': dict(reduction=2),
-    'DFCAttention': {},
-    'ECA': {},
-    'MixedAffinity': dict(num_heads=2),
-    'AttentionSequence': dict(layers=[dict(type='LSKA', kernel_size=7), dict(type='DFCAttention')]),
-}
+KINDS = {name: options for name, options in LAYERS.items() if name != 'IdentityStart'}
+# With norms inside, which a sequence has to hand on to be fused.
+KINDS['AttentionSequence'] = dict(
+    layers=[dict(type='LSKA', kernel_size=7), dict(type='DFCAttention')]
+)
 POSITIONS = ['after_attention', 'after_ffn', 'after_stage']
 MIXING = dict(embed_dims=[8, 12, 16, 16], depths=[1, 2, 1, 2], ffn_ratios=[2, 2, 2, 2])
 

@@ -11,7 +11,6 @@ from mmlska.deploy.onnx_files import (
     ExportOptions,
     OnnxModel,
     check_packages,
-    check_target,
     export_onnx,
 )
 
@@ -126,18 +125,6 @@ def test_missing_packages_and_an_old_pytorch_are_named(monkeypatch):
     monkeypatch.setattr(torch, '__version__', '2.8.1+cpu')
     with pytest.raises(ImportError, match=r'needs PyTorch 2\.9 or newer, this is 2\.8\.1'):
         check_packages()
-
-
-def test_a_place_where_no_file_can_go_is_named_before_the_work(tmp_path):
-    taken = tmp_path / 'a.onnx'
-    taken.write_text('something')
-    with pytest.raises(FileExistsError, match=r"a\.onnx' exists; use --force to write over it"):
-        check_target(taken)
-    check_target(taken, overwrite=True)
-    with pytest.raises(ValueError, match=r"a\.pth' has to end in \.onnx"):
-        check_target(tmp_path / 'a.pth')
-    with pytest.raises(FileNotFoundError, match=r"the folder of '.*b/a\.onnx' does not exist"):
-        check_target(tmp_path / 'b' / 'a.onnx')
 
 
 def test_a_file_that_cannot_be_run_is_named(graph, tmp_path):

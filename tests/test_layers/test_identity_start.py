@@ -2,25 +2,14 @@
 
 import pytest
 import torch
+from cheap_layers import LAYERS
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmlska.deploy import fuse
 from mmlska.models import VAN, ContextAggregation, IdentityStart
 
-INNER = {
-    'LKA': dict(kernel_size=7),
-    'LSKA': dict(kernel_size=7),
-    'LKATrivial': dict(kernel_size=5),
-    'LSKATrivial': dict(kernel_size=5),
-    'ContextAggregation': {},
-    'DFCAttention': {},
-    'ECA': {},
-    'MixedAffinity': dict(num_heads=2),
-    'AttentionSequence': dict(
-        layers=[dict(type='LSKA', kernel_size=7), dict(type='ContextAggregation')]
-    ),
-}
+INNER = {name: options for name, options in LAYERS.items() if name != 'IdentityStart'}
 
 
 class Shift(nn.Module):

@@ -58,7 +58,8 @@ def main() -> None:
     """Export, compare, and keep the file if it computes the same."""
     args = parse_args()
     from mmlska.analysis.onnx_export import ExportTask, export_and_check
-    from mmlska.deploy.onnx_files import ExportOptions, check_target
+    from mmlska.checkpoint.files import check_target
+    from mmlska.deploy.onnx_files import ExportOptions
 
     task = ExportTask(
         args.config,
@@ -70,7 +71,7 @@ def main() -> None:
         cfg_options=args.cfg_options,
     )
     with report_errors():
-        check_target(args.out, args.force)
+        args.out = check_target(args.out, ('.onnx',), args.force)
         check = export_and_check(task, args.out, args.images, args.max_images, args.rounds)
     print(f'\nlargest errors, and times of an image\n{check.describe()}\n')
     if check.failures:

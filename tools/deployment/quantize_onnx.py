@@ -53,7 +53,8 @@ def main() -> None:
     """Quantise, and compare."""
     args = parse_args()
     from mmlska.analysis.onnx_check import time_in_turns
-    from mmlska.deploy.onnx_files import OnnxModel, check_target
+    from mmlska.checkpoint.files import check_target
+    from mmlska.deploy.onnx_files import OnnxModel
     from mmlska.deploy.quantizing import quantise
     from mmlska.engine.config import load_config
     from mmlska.engine.media_files import list_images
@@ -62,7 +63,7 @@ def main() -> None:
     with report_errors():
         if not args.model.is_file():
             raise FileNotFoundError(f'no file {str(args.model)!r}')
-        check_target(args.out, args.force)
+        args.out = check_target(args.out, ('.onnx',), args.force)
         cfg = load_config(args.config, args.cfg_options)
         paths = list_images(args.images)
         paths = [paths[i] for i in range(0, len(paths), -(-len(paths) // args.num_images))]
